@@ -1,0 +1,1 @@
+"""LGM-Pose: the networks, their training and their export. Importing this package loads no torch."""

@@ -1,0 +1,31 @@
+"""Reader of COCO person keypoints in the published layout (https://cocodataset.org/#download)."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from model.scenes import PersonLabel, Scene, person_label
+
+
+def read_coco(root: Path, split: str) -> list[Scene]:
+    """Scenes of split "train" or "val" of COCO 2017, photos without persons included.
+
+    root holds `annotations/person_keypoints_{split}2017.json` and the photos in `{split}2017/`.
+    Raises FileNotFoundError where the annotations are missing, and on reading a missing photo.
+    """
+    year_split = f"{split}2017"
+    coco = json.loads((root / "annotations" / f"person_keypoints_{year_split}.json").read_text())
+    persons: dict[int, list[PersonLabel]] = defaultdict(list)
+    for annotation in coco["annotations"]:
+        persons[annotation["image_id"]].append(person_label(annotation))
+    return [
+        Scene(
+            id=image["id"],
+            source="coco",
+            split=split,
+            boxes_complete=True,
+            persons=tuple(persons[image["id"]]),
+            read=(root / year_split / image["file_name"]).read_bytes,
+        )
+        for image in coco["images"]
+    ]

@@ -1,0 +1,157 @@
+"""Person crops for pose training: packed once into a memory-mapped file, augmented as tensors."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model import augment
+from model.coco import read_coco
+from model.geometry import Floats, box_to_affine, crop, transform
+from model.lgmpose import CROP_PADDING, HEATMAP_STRIDE
+from model.mpii import read_mpii
+from model.scenes import PersonLabel, Scene, read_shards
+
+CACHE_SIZE = 320, 240  # height, width of a cached crop
+CACHE_PADDING = 1.6  # room for shift, rotation and zoom around CROP_PADDING
+SIGMA = 2.0  # of a target's Gaussian, heatmap pixels at an input of 256 x 192
+ABSENT = -1e4  # coordinate of a joint that is known to be out of sight
+
+#: How often a person of a source is drawn; everyday scenes count more than studio and acrobatics.
+SOURCE_WEIGHT = {"coco": 5.0, "misc": 3.0, "lspet": 0.5, "fashionA": 0.6, "fashionB": 0.6, "ccp": 0.6, "yoga": 0.8}
+EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
+SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 1.8)
+
+
+def read_data(root: Path, split: str) -> list[Scene]:
+    """Scenes of a folder of shards, of COCO or of MPII, told apart by what lies in it.
+
+    Raises FileNotFoundError when it is none of them.
+    """
+    if shards := sorted(root.glob("*.tar")):
+        return [scene for scene in read_shards(shards) if scene.split == split]
+    if (root / "annotations").is_dir():
+        return read_coco(root, split)
+    if (root / "images").is_dir():
+        return read_mpii(root, split)
+    raise FileNotFoundError(f"{root} holds neither *.tar shards nor COCO nor MPII")
+
+
+def targets(person: PersonLabel) -> tuple[Floats, Floats]:
+    """Points (K, 2) to learn, in image pixels, and their weights (K,).
+
+    People's labels weigh 1; elsewhere the teacher's points weigh their score. Where the teacher is
+    sure to see nothing, the target is an empty map, at a low weight.
+    """
+    human, teacher = person.keypoints, person.teacher
+    labelled, score = human[:, 2] > 0, teacher[:, 2]
+    seen = score > 0.25
+    absent = ~labelled & (score < 0.12) & score.any()
+    points = np.where(labelled[:, None], human[:, :2], teacher[:, :2])
+    points[absent] = ABSENT
+    weights = np.where(labelled, 1.0, np.where(seen, score, np.where(absent, 0.2, 0.0)))
+    return points.astype(np.float32), weights.astype(np.float32)
+
+
+def usable(person: PersonLabel) -> bool:
+    """Enough joints to learn from, and pixels enough to see them."""
+    known = (person.keypoints[:, 2] > 0) | (person.teacher[:, 2] > 0.3)
+    least = 3 if (person.keypoints[:, 2] > 0).any() else 6
+    return not person.crowd and int(known.sum()) >= least and float(person.box[3] - person.box[1]) >= 32
+
+
+def pack(scenes: Sequence[Scene], folder: Path) -> None:
+    """Write every usable person's crop and targets into `folder`, complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    persons = [(scene, person) for scene in scenes for person in scene.persons if usable(person)]
+    crops = np.lib.format.open_memmap(
+        folder / "crops.npy", "w+", np.uint8, (len(persons), *CACHE_SIZE, 3)
+    )
+    points, weights = [], []
+    image, decoded = np.zeros((0, 0, 3), np.uint8), None
+    for index, (scene, person) in enumerate(tqdm(persons, "packing persons", unit="person")):
+        if scene is not decoded:
+            image, decoded = scene.image(), scene
+        affine = box_to_affine(person.box, CACHE_SIZE, CACHE_PADDING)
+        crops[index] = crop(image, affine, CACHE_SIZE)[:, :, ::-1]
+        xy, weight = targets(person)
+        points.append(np.where(xy == ABSENT, ABSENT, transform(xy, affine)))
+        weights.append(weight)
+    crops.flush()
+    np.savez(folder / "targets.npz", points=np.stack(points), weights=np.stack(weights))
+    sources = [scene.source for scene, _ in persons]
+    (folder / "sources.json").write_text(json.dumps(sources))
+
+
+@dataclass(frozen=True)
+class PoseBatch:
+    """images: float RGB (n, 3, H, W) in 0..255; heatmaps (n, K, H/4, W/4); weights (n, K)."""
+
+    images: Tensor
+    heatmaps: Tensor
+    weights: Tensor
+
+
+class PersonCrops:
+    """The packed crops, and batches of them as a function of a step number."""
+
+    jitter = augment.Jitter(scale=(0.75, 1.3), rotation=35, rotated=0.6, shift=0.04)
+
+    def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
+        self.size, self.device = size, device
+        crops: npt.NDArray[np.uint8] = np.load(folder / "crops.npy", mmap_mode="r" if device.type == "cpu" else None)
+        # on an accelerator all crops live there; on the CPU they stay in the mapped file
+        self.crops = crops if device.type == "cpu" else torch.from_numpy(crops).to(device)
+        stored = np.load(folder / "targets.npz")
+        self.points = torch.from_numpy(stored["points"]).to(device)
+        self.weights = torch.from_numpy(stored["weights"]).to(device)
+        weight = np.array([SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())])
+        quality = stored["weights"].mean(1).clip(0.2, 1.0)
+        self.probability = weight * quality / (weight * quality).sum()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def batch(self, step: int, n: int, seed: int) -> PoseBatch:
+        """The batch of a step: the same for the same seed, on whichever day it is asked for."""
+        chosen = np.random.default_rng([seed, step]).choice(len(self), n, p=self.probability)
+        generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + step)
+        index = torch.from_numpy(chosen).to(self.device)
+        crops = self.crops[index] if isinstance(self.crops, Tensor) else torch.from_numpy(self.crops[chosen])
+        images = crops.permute(0, 3, 1, 2).float()
+        return self._augment(images, self.points[index], self.weights[index], generator)
+
+    def _augment(
+        self, images: Tensor, points: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> PoseBatch:
+        n, (height, width) = len(images), self.size
+        centre = torch.tensor([(CACHE_SIZE[1] - 1) / 2, (CACHE_SIZE[0] - 1) / 2], device=self.device).repeat(n, 1)
+        extent = torch.full((n,), CACHE_SIZE[0] * CROP_PADDING / CACHE_PADDING, device=self.device)
+        known = (weights > 0) & (points[:, :, 0] > ABSENT)
+        half_centre, half_extent, halved = augment.half_body(points, known, 0.25, generator)
+        centre = torch.where(halved[:, None], half_centre, centre)
+        extent = torch.where(halved, half_extent.clamp(min=80), extent)
+        affine, mirrored = augment.random_affine(centre, extent / height, self.size, self.jitter, generator)
+        warped = augment.warp(images, affine, self.size)
+        warped = augment.occlude(augment.recolour(warped, generator), 0.3, generator)
+        absent = points[:, :, :1] == ABSENT
+        moved = torch.where(absent, ABSENT, augment.move_points(points, affine))
+        moved, weights = augment.mirror_keypoints(moved, mirrored), augment.mirror_keypoints(weights, mirrored)
+        heatmaps = gaussians(moved, self.size, SIGMA * height / 256)
+        return PoseBatch(warped.contiguous(memory_format=torch.channels_last), heatmaps, weights)
+
+
+def gaussians(points: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """Heatmaps (n, K, H/4, W/4) of points (n, K, 2) in crop pixels, as model.geometry.encode_heatmaps."""
+    centre = (points + 0.5) / HEATMAP_STRIDE - 0.5
+    ys = torch.arange(size[0] // HEATMAP_STRIDE, device=points.device)
+    xs = torch.arange(size[1] // HEATMAP_STRIDE, device=points.device)
+    gauss_x = (-((xs - centre[:, :, :1]) ** 2) / (2 * sigma**2)).exp()
+    gauss_y = (-((ys - centre[:, :, 1:]) ** 2) / (2 * sigma**2)).exp()
+    return gauss_y[:, :, :, None] * gauss_x[:, :, None, :]

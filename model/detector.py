@@ -1,0 +1,108 @@
+"""The person detector: MobileNetV2, a top-down path and one anchor-free head for three strides.
+
+Single class, at most 1.2 M parameters and 0.6 GMAC at 320 x 320. The head is FCOS's (Tian et al.,
+ICCV 2019) without centre-ness: a score and four distances at every point of strides 8, 16, 32.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.blocks import BlockSpec, Conv, InvertedResidual, MobileNetV2
+
+STRIDES = (8, 16, 32)
+LETTERBOX_FILL = 114
+
+_TRUNK: tuple[BlockSpec, ...] = (
+    (1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1),
+    (6, 64, 2), (6, 64, 1), (6, 64, 1), (6, 64, 1), (6, 96, 1), (6, 96, 1), (6, 96, 1), (6, 160, 2),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head."""
+
+    input_size: tuple[int, int] = (320, 320)
+    trunk: tuple[BlockSpec, ...] = _TRUNK
+    width: int = 64
+    head_blocks: int = 2
+
+
+class PersonDetector(nn.Module):
+    """Boxes and scores of letterboxed RGB images, float (N, 3, H, W) in 0..255.
+
+    boxes: (N, A, 4) x1, y1, x2, y2 in input pixels; scores: (N, A) in [0, 1]; A points in the order
+    of strides, rows, columns; before non-maximum suppression.
+    """
+
+    points: Tensor
+    scales: Tensor
+
+    def __init__(self, config: DetectorConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or DetectorConfig()
+        self.trunk = MobileNetV2(32, c.trunk, "relu6", pretrained=True)
+        self.laterals = nn.ModuleList(Conv(self.trunk.widths[s], c.width, activation="none") for s in STRIDES)
+        block = (2, c.width, 1)
+        self.smooth = nn.ModuleList(InvertedResidual(c.width, block) for _ in STRIDES)
+        self.head = nn.Sequential(*(InvertedResidual(c.width, block) for _ in range(c.head_blocks)))
+        self.score = nn.Conv2d(c.width, 1, 1)
+        self.distance = nn.Conv2d(c.width, 4, 1)
+        for layer in (self.score, self.distance):
+            nn.init.normal_(layer.weight, std=0.01)
+        nn.init.constant_(self.score.bias, -4.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.distance.bias, 1.0)  # type: ignore[arg-type]
+        points, scales = grid(c.input_size)
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, A, 4) in input pixels and score logits (N, A)."""
+        features = self.trunk(images / 127.5 - 1)
+        levels = [lateral(features[s]) for lateral, s in zip(self.laterals, STRIDES, strict=True)]
+        for index in (1, 0):
+            levels[index] = levels[index] + F.interpolate(levels[index + 1], scale_factor=2.0)
+        heads = [self.head(smooth(level)) for smooth, level in zip(self.smooth, levels, strict=True)]
+        logits = torch.cat([self.score(h).flatten(1) for h in heads], 1)
+        raw = torch.cat([self.distance(h).flatten(2) for h in heads], 2).transpose(1, 2)
+        distances = self.scales * raw.float().clamp(max=5).exp()
+        boxes = torch.cat([self.points - distances[..., :2], self.points + distances[..., 2:]], -1)
+        return boxes, logits.float()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, logits = self.predict(images)
+        return boxes, logits.sigmoid()
+
+
+def grid(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Points (A, 2) x, y in input pixels and strides (A, 1) of a head on an input (height, width)."""
+    points, scales = [], []
+    for stride in STRIDES:
+        ys, xs = torch.meshgrid(
+            torch.arange(size[0] // stride), torch.arange(size[1] // stride), indexing="ij"
+        )
+        points.append(torch.stack([xs, ys], -1).reshape(-1, 2) * float(stride))
+        scales.append(torch.full((len(points[-1]), 1), float(stride)))
+    return torch.cat(points), torch.cat(scales)
+
+
+def save(network: PersonDetector, path: Path) -> None:
+    """Write the weights to `path` (.safetensors) and the configuration beside them (.json)."""
+    save_file({k: v.contiguous().float().cpu() for k, v in network.state_dict().items()}, path)
+    path.with_suffix(".json").write_text(json.dumps(asdict(network.config)) + "\n")
+
+
+def load(path: Path) -> PersonDetector:
+    """The network written by `save`, in evaluation mode."""
+    fields = json.loads(path.with_suffix(".json").read_text())
+    trunk = tuple(tuple(spec) for spec in fields.pop("trunk"))
+    size = tuple(fields.pop("input_size"))
+    network = PersonDetector(DetectorConfig(trunk=trunk, input_size=size, **fields))  # type: ignore[arg-type]
+    network.load_state_dict(load_file(path))
+    return network.eval()

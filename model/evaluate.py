@@ -1,0 +1,213 @@
+"""Accuracy of our networks, and of published ones, on the same labelled photos.
+
+`python -m model.evaluate --peers ../shared/teachers` prints one table. Its rows, and their photos:
+
+- keypoints, boxes given: those where people labelled keypoints, the box of each such person given.
+- person boxes; keypoints, boxes detected: of those, the ones where moreover every person has a box.
+- the same, all photos: every photo where each person has a box, those without a labelled keypoint
+  and those without a person included, which shows what is seen where nobody is.
+
+On MPII it prints PCKh.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model import mpii
+from model.dataset import read_data
+from model.geometry import Floats
+from model.keypoints import FLIP_INDEX
+from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
+from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
+from model.scenes import PersonLabel, Scene
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+#: COCO counts at most so many poses a photo.
+MAX_PERSONS = 20
+#: Keypoints below this score say nothing about how sure a pose is.
+KEYPOINT_THRESHOLD = 0.2
+
+#: The detectors and pose networks that are measured together.
+PAIRS = (
+    ("ours", "ours"),
+    ("PicoDet-S", "PP-TinyPose"),
+    ("RTMDet-nano", "PP-TinyPose"),
+    ("RTMDet-nano", "MoveNet Lightning"),
+)
+
+
+def pose_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> Accuracy:
+    """Keypoint AP where the box of each person is given.
+
+    Of the photos with labelled keypoints, every person with any; the score of a pose is the mean of
+    its keypoints' scores.
+    """
+    labelled = [scene for scene in scenes if is_labelled(scene)]
+    poses = []
+    for scene in tqdm(labelled, "keypoints", unit="photo"):
+        boxes = np.stack([person.box for person in scene.persons if has_keypoints(person)])
+        keypoints = predictor.keypoints(scene.image(), boxes)
+        poses.append((keypoints, keypoints[:, :, 2].mean(1)))
+    return keypoint_accuracy(labelled, poses)
+
+
+def is_labelled(scene: Scene) -> bool:
+    """Whether people labelled keypoints in the photo."""
+    return any(map(has_keypoints, scene.persons))
+
+
+def detect(predictor: PersonPredictor, scenes: Sequence[Scene]) -> list[Scored]:
+    """The boxes and scores that a detector finds in each photo."""
+    return [predictor.persons(scene.image()) for scene in tqdm(scenes, "persons", unit="photo")]
+
+
+def person_accuracy(predictor: PersonPredictor, scenes: Sequence[Scene]) -> Accuracy:
+    """Person box AP on the labelled photos whose boxes are complete; crowds neither count nor harm."""
+    complete = [scene for scene in scenes if scene.boxes_complete and is_labelled(scene)]
+    return box_accuracy(complete, detect(predictor, complete))
+
+
+def estimate(predictor: PosePredictor, scenes: Sequence[Scene], detections: Sequence[Scored]) -> list[Scored]:
+    """Poses in detected boxes; detections[i] are boxes and scores of scenes[i], by falling score.
+
+    The score of a pose is that of its box times `pose_score`.
+    """
+    poses = []
+    for scene, (boxes, scores) in zip(tqdm(scenes, "both", unit="photo"), detections, strict=True):
+        boxes, scores = boxes[:MAX_PERSONS], scores[:MAX_PERSONS]
+        keypoints = np.zeros((0, 17, 3), np.float32)
+        if len(boxes):
+            keypoints = predictor.keypoints(scene.image(), boxes)
+        poses.append((keypoints, scores * pose_score(keypoints)))
+    return poses
+
+
+def pose_score(keypoints: Floats) -> Floats:
+    """Mean score (N,) of the keypoints (N, K, 3) above KEYPOINT_THRESHOLD; 0 where none is."""
+    scores = keypoints[:, :, 2]
+    sure = scores > KEYPOINT_THRESHOLD
+    return np.asarray((scores * sure).sum(1) / sure.sum(1).clip(1), np.float32)
+
+
+def pckh_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """PCKh@0.5 by joint group and in the mean, of MPII's photos, where the box of each person is given."""
+    persons: list[PersonLabel] = []
+    keypoints = []
+    for scene in tqdm(scenes, "joints", unit="photo"):
+        persons += scene.persons
+        keypoints.append(predictor.keypoints(scene.image(), np.stack([p.box for p in scene.persons])))
+    return pckh(persons, np.concatenate(keypoints)) | {"persons": len(persons), "images": len(scenes)}
+
+
+def compare(
+    poses: dict[str, PosePredictor], detectors: dict[str, PersonPredictor], scenes: Sequence[Scene]
+) -> list[dict[str, Any]]:
+    """One record a row of the table: what was measured, by which networks, with which accuracy."""
+    given = [
+        _row("keypoints, boxes given", name, pose_accuracy(pose, scenes)) for name, pose in poses.items()
+    ]
+    complete = [scene for scene in scenes if scene.boxes_complete]
+    boxes = {name: detect(detector, complete) for name, detector in detectors.items()}
+    both = {
+        f"{detector} + {pose}": estimate(poses[pose], complete, boxes[detector])
+        for detector, pose in PAIRS
+        if detector in detectors and pose in poses
+    }
+    return [
+        *given,
+        *_rows("person boxes", box_accuracy, complete, boxes),
+        *_rows("keypoints, boxes detected", keypoint_accuracy, complete, both),
+    ]
+
+
+def _rows(
+    task: str,
+    accuracy: Callable[[Sequence[Scene], Sequence[Scored]], Accuracy],
+    scenes: Sequence[Scene],
+    predictions: dict[str, list[Scored]],
+) -> list[dict[str, Any]]:
+    """Rows for the labelled photos among the scenes, then rows for all of them."""
+    labelled = [index for index, scene in enumerate(scenes) if is_labelled(scene)]
+    return [
+        _row(title, name, accuracy([scenes[i] for i in chosen], [found[i] for i in chosen]))
+        for title, chosen in ((task, labelled), (f"{task}, all photos", range(len(scenes))))
+        for name, found in predictions.items()
+    ]
+
+
+def _row(task: str, network: str, accuracy: Accuracy) -> dict[str, Any]:
+    return {"task": task, "network": network, **asdict(accuracy)}
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A table of records with the same keys; shares in [0, 1] with three decimals, "-" for none."""
+    columns = [name for name in rows[0] if name not in ("ap_medium", "ap_large")]
+    titles = [name.upper() if name.startswith(("ap", "ar")) else name for name in columns]
+    lines = [titles, ["---"] * len(columns)]
+    lines += [[_cell(row[name]) for name in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if value >= 0 else "-"
+    return str(value)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    kinds = ".onnx or .safetensors"
+    parser.add_argument("--pose", type=Path, default=WEIGHTS / "pose.onnx", help=kinds)
+    parser.add_argument("--detector", type=Path, default=WEIGHTS / "detector.onnx", help=kinds)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="shards, COCO or MPII")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--source", default="coco", help="photos of this source only")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored crop where possible")
+    parser.add_argument(
+        "--dark", action=argparse.BooleanOptionalAction, default=True, help="decode sub-pixel"
+    )
+    parser.add_argument("--peers", type=Path, help="directory of published networks to compare with")
+    parser.add_argument("--json", type=Path, help="file for the same figures")
+    return parser.parse_args(arguments)
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the table that the options ask for. Raises ValueError where no photo fits them."""
+    scenes = [s for s in read_data(options.data, options.split) if s.source == options.source]
+    if not scenes:
+        raise ValueError(f"no photos of split {options.split!r}, source {options.source!r} in {options.data}")
+    if options.source == "mpii":
+        pose = load_pose(options.pose, dark=options.dark, mirror=mpii.FLIP_INDEX if options.flip else None)
+        return [{"network": "ours", **pckh_accuracy(pose, scenes)}]
+    mirror = FLIP_INDEX if options.flip else None
+    poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, mirror=mirror)}
+    detectors: dict[str, PersonPredictor] = {"ours": load_detector(options.detector)}
+    if options.peers:
+        from model.peers import MoveNetLightning, PicoDet, PPTinyPose, RTMDet  # training has no OpenVINO
+
+        poses["PP-TinyPose"] = PPTinyPose(options.peers, dark=options.dark, flip=options.flip)
+        poses["MoveNet Lightning"] = MoveNetLightning(options.peers)
+        detectors |= {"PicoDet-S": PicoDet(options.peers), "RTMDet-nano": RTMDet(options.peers)}
+    return compare(poses, detectors, scenes)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    rows = measure(options)
+    print(markdown(rows))
+    if options.json:
+        keys = ("data", "split", "source", "flip", "dark")
+        how = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        options.json.write_text(json.dumps({key: how[key] for key in keys} | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

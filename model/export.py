@@ -1,0 +1,140 @@
+"""Exports a network to ONNX: `python -m model.export --task pose runs/pose/pose.safetensors`.
+
+The file is all that serving needs: uint8 BGR images in, normalisation inside the graph, and the
+geometry in its metadata. It is written only when onnxruntime and torch agree on it.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from model import detector, keypoints, lgmpose
+
+FORMAT = "1"
+TOLERANCE = 1e-4
+
+
+class ExportError(RuntimeError):
+    """onnxruntime and torch disagree on the exported graph."""
+
+
+class ServingGraph(nn.Module):
+    """A network behind the interface of serving: images uint8 (N, H, W, 3) BGR."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        rgb = image.permute(0, 3, 1, 2).float()[:, [2, 1, 0]]
+        outputs: Tensor | tuple[Tensor, ...] = self.network(rgb)
+        return outputs
+
+
+def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
+    """Write LGM-Pose: `image` -> `heatmaps` (N, K, H/4, W/4). Returns the largest difference found.
+
+    Raises ExportError when onnxruntime and torch differ by more than TOLERANCE.
+    """
+    metadata = {
+        "task": "pose",
+        "name": "lgm-pose",
+        "version": version,
+        "input_size": json.dumps(network.config.input_size),
+        "heatmap_stride": str(lgmpose.HEATMAP_STRIDE),
+        "crop_padding": str(lgmpose.CROP_PADDING),
+        "keypoint_names": json.dumps(keypoints.NAMES),
+    }
+    return _export(network, network.config.input_size, ["heatmaps"], metadata, path)
+
+
+def export_detector(network: detector.PersonDetector, path: Path, version: str) -> float:
+    """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Returns and raises as export_pose."""
+    metadata = {
+        "task": "detector",
+        "name": "lgm-person",
+        "version": version,
+        "input_size": json.dumps(network.config.input_size),
+        "letterbox_fill": str(detector.LETTERBOX_FILL),
+    }
+    return _export(network, network.config.input_size, ["boxes", "scores"], metadata, path)
+
+
+def _export(
+    network: nn.Module, size: tuple[int, int], outputs: Sequence[str], metadata: dict[str, str], path: Path
+) -> float:
+    graph = ServingGraph(network).eval()
+    image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "graph.onnx"
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        torch.onnx.export(
+            graph, (image,), str(part), input_names=["image"], output_names=list(outputs),
+            dynamic_shapes=({0: batch},), dynamo=True, external_data=False, optimize=True, verbose=False,
+        )  # fmt: skip
+        model = onnx.load(part)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, metadata | {"format": FORMAT, "commit": _commit()})
+        for item in (*model.graph.node, *model.graph.value_info):
+            del item.metadata_props[:]  # the exporter's notes, with paths of this machine
+            item.doc_string = ""
+        onnx.checker.check_model(model)
+        difference = _difference(graph, model.SerializeToString(), size)
+    if difference > TOLERANCE:
+        raise ExportError(f"onnxruntime and torch differ by {difference:.2g}, more than {TOLERANCE:g}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return difference
+
+
+def _difference(graph: nn.Module, serialised: bytes, size: tuple[int, int]) -> float:
+    """Largest difference of any output, as a share of that output's largest value (at least 1)."""
+    session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for n in (1, 3):
+        image = np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(image))
+        for ours, theirs in zip(
+            (expected,) if isinstance(expected, Tensor) else expected,
+            session.run(None, {"image": image}),
+            strict=True,
+        ):
+            scale = max(1.0, float(ours.abs().max()))
+            worst = max(worst, float(np.abs(ours.numpy() - theirs).max()) / scale)
+    return worst
+
+
+def _commit() -> str:
+    """The commit of the code, or "unknown" outside a checkout."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
+    parser.add_argument("weights", type=Path, help=".safetensors with its .json beside it")
+    parser.add_argument("--task", choices=("pose", "detector"), default="pose")
+    parser.add_argument("--out", type=Path, help="default: model/weights/TASK.onnx")
+    parser.add_argument("--version", default="0.1.0", help="version of the weights")
+    options = parser.parse_args(arguments)
+    out = options.out or Path(__file__).parent / "weights" / f"{options.task}.onnx"
+    if options.task == "pose":
+        difference = export_pose(lgmpose.load(options.weights), out, options.version)
+    else:
+        difference = export_detector(detector.load(options.weights), out, options.version)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, onnxruntime and torch differ by {difference:.1g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Geometry shared by training and serving: boxes, crops, heatmaps. NumPy and OpenCV only.
+
+Frames: image and crop pixels, x right, y down, integer = pixel centre. A heatmap of stride s has
+its pixel i at crop coordinate (i + 0.5) * s - 0.5, so flips of crop and heatmap commute.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+
+def box_to_affine(box: npt.ArrayLike, size: tuple[int, int], padding: float) -> Floats:
+    """Affine (2, 3), image -> crop, of a box grown to the crop's aspect and by `padding`.
+
+    box: (4,) x1, y1, x2, y2 in image pixels; size: (height, width) of the crop.
+    A box without area is grown to one pixel first.
+    """
+    x1, y1, x2, y2 = np.asarray(box, np.float64)
+    height, width = size
+    box_width = max(x2 - x1, 1.0, (y2 - y1) * width / height)
+    scale = width / (box_width * padding)
+    shift_x = (width - 1) / 2 - scale * (x1 + x2) / 2
+    shift_y = (height - 1) / 2 - scale * (y1 + y2) / 2
+    return np.array([[scale, 0, shift_x], [0, scale, shift_y]], np.float32)
+
+
+def crop(image: Pixels, affine: Floats, size: tuple[int, int]) -> Pixels:
+    """Crop (height, width, 3) of an image (H, W, 3); black where the crop leaves the image."""
+    height, width = size
+    return np.asarray(cv2.warpAffine(image, affine, (width, height)), np.uint8)
+
+
+def invert(affine: Floats) -> Floats:
+    """The inverse (2, 3) of an affine (2, 3)."""
+    return np.asarray(cv2.invertAffineTransform(affine), np.float32)
+
+
+def transform(points: Floats, affine: Floats) -> Floats:
+    """Points (..., 2) through an affine (2, 3)."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def letterbox(image: Pixels, size: tuple[int, int], fill: int) -> tuple[Pixels, float]:
+    """Image scaled into the top left corner of a canvas (height, width, 3), and the scale used."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    shrinking = scale < 1
+    resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    canvas = np.full((*size, 3), fill, np.uint8)
+    canvas[: inner[1], : inner[0]] = resized
+    return canvas, scale
+
+
+def non_maximum_suppression(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
+    """Indices kept, by falling score: no kept box overlaps a better one by more than `iou`.
+
+    boxes: (N, 4) x1, y1, x2, y2; scores: (N,).
+    """
+    if not len(boxes):
+        return np.zeros(0, np.intp)
+    wh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxes(wh.tolist(), scores.tolist(), 0.0, iou)
+    return np.asarray(kept, np.intp).reshape(-1)
+
+
+def encode_heatmaps(points: Floats, size: tuple[int, int], stride: int, sigma: float) -> Floats:
+    """Gaussian heatmaps (K, height / stride, width / stride), peak 1, of points (K, 2) in crop pixels.
+
+    sigma is in heatmap pixels. A point outside the crop gives the tail of its Gaussian.
+    """
+    centre = (points + 0.5) / stride - 0.5
+    ys = np.arange(size[0] // stride, dtype=np.float32)[None, :] - centre[:, 1:]
+    xs = np.arange(size[1] // stride, dtype=np.float32)[None, :] - centre[:, :1]
+    gauss_y, gauss_x = (np.exp(-(d**2) / (2 * sigma**2)) for d in (ys, xs))
+    return np.asarray(gauss_y[:, :, None] * gauss_x[:, None, :], np.float32)
+
+
+def decode_heatmaps(heatmaps: Floats, stride: int, *, dark: bool = True) -> Floats:
+    """Keypoints (N, K, 3) as x, y in crop pixels and score in [0, 1], of heatmaps (N, K, h, w).
+
+    The peak is refined by a second-order Taylor step on the log of the smoothed heatmap
+    (DARK: Zhang et al., CVPR 2020, eq. 9) where the peak is not at the border, else not at all.
+    """
+    n, k, h, w = heatmaps.shape
+    flat = np.nan_to_num(heatmaps, nan=0.0, posinf=0.0, neginf=0.0).reshape(n * k, h, w)
+    index = flat.reshape(n * k, -1).argmax(1)
+    y, x = np.divmod(index, w)
+    score = flat.reshape(n * k, -1)[np.arange(n * k), index]
+    peak = np.stack([x, y], 1).astype(np.float32)
+    if dark:
+        peak += _taylor_step(flat, x, y)
+    xy = (peak + 0.5) * stride - 0.5
+    return np.concatenate([xy, score.clip(0, 1)[:, None]], 1).reshape(n, k, 3).astype(np.float32)
+
+
+def _taylor_step(maps: Floats, x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> Floats:
+    """Sub-pixel step (M, 2) from the peaks (x, y) of maps (M, h, w); zero near the border."""
+    m, h, w = maps.shape
+    step = np.zeros((m, 2), np.float32)
+    inside = np.flatnonzero((x > 2) & (x < w - 3) & (y > 2) & (y < h - 3))
+    if not len(inside):
+        return step
+    # a 7 x 7 window round each peak is enough for a 3 x 3 blur and second differences
+    offset = np.arange(-3, 4)
+    window = maps[
+        inside[:, None, None],
+        (y[inside, None] + offset)[:, :, None],
+        (x[inside, None] + offset)[:, None, :],
+    ]
+    p = np.log(np.maximum(_blur3(window), 1e-6))
+    c = 2  # the peak's index in the 5 x 5 blurred window
+    dx, dy = (p[:, c, c + 1] - p[:, c, c - 1]) / 2, (p[:, c + 1, c] - p[:, c - 1, c]) / 2
+    dxx = (p[:, c, c + 2] - 2 * p[:, c, c] + p[:, c, c - 2]) / 4
+    dyy = (p[:, c + 2, c] - 2 * p[:, c, c] + p[:, c - 2, c]) / 4
+    dxy = (p[:, c + 1, c + 1] - p[:, c - 1, c + 1] - p[:, c + 1, c - 1] + p[:, c - 1, c - 1]) / 4
+    determinant = dxx * dyy - dxy**2
+    safe = np.abs(determinant) > 1e-9
+    inverse = np.where(safe, 1 / np.where(safe, determinant, 1), 0)
+    taylor = np.stack([-(dyy * dx - dxy * dy), -(dxx * dy - dxy * dx)], 1) * inverse[:, None]
+    small = (np.abs(taylor) < 1.5).all(1)
+    step[inside[small]] = taylor[small]
+    return step
+
+
+def _blur3(window: Floats) -> Floats:
+    """Binomial 3 x 3 blur of (M, 7, 7), valid part only: (M, 5, 5)."""
+    rows = (window[:, :-2] + 2 * window[:, 1:-1] + window[:, 2:]) / 4
+    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4

@@ -1,0 +1,103 @@
+"""Reader of MPII Human Pose in the published layout (http://human-pose.mpi-inf.mpg.de/#download)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+from model.geometry import Floats
+from model.scenes import PersonLabel, Scene
+
+NAMES: tuple[str, ...] = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "pelvis", "thorax", "upper_neck", "head_top",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+
+#: Index of each joint's mirror image.
+FLIP_INDEX: tuple[int, ...] = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
+
+#: One video in so many is held out: frames of one video are alike and must not be on both sides.
+HOLD_OUT = 10
+
+
+def read_mpii(root: Path, split: str) -> list[Scene]:
+    """Scenes of split "train" or "val": photos with labelled persons, whose 16 joints are as in NAMES.
+
+    root holds `mpii_human_pose_v1_u12_1.mat` and the photos in `images/`. Both splits are of the
+    published training part, since the labels of the test part are withheld: "val" is the photos
+    whose video index is divisible by HOLD_OUT. Pixels count from 0, while the file counts from 1.
+    Raises ValueError for another split, FileNotFoundError where the file is missing.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"split {split!r} of MPII has no labels; choose train or val")
+    path = str(root / "mpii_human_pose_v1_u12_1.mat")  # of a Path, scipy hides that it is missing
+    release = loadmat(path, simplify_cells=True)["RELEASE"]
+    training = np.atleast_1d(release["img_train"])
+    scenes = (
+        _scene(root, index, photo, split)
+        for index, photo in enumerate(_structs(release["annolist"]))
+        if training[index] and _is_held_out(photo) == (split == "val")
+    )
+    return [scene for scene in scenes if scene.persons]
+
+
+def _structs(value: Any) -> list[dict[str, Any]]:
+    """MATLAB's struct array as a list: scipy gives a dict for one element, an empty array for none."""
+    return [value] if isinstance(value, dict) else [element for element in value if isinstance(element, dict)]
+
+
+def _is_held_out(photo: dict[str, Any]) -> bool:
+    video = photo.get("vididx", ())
+    return np.size(video) == 1 and int(video) % HOLD_OUT == 0
+
+
+def _scene(root: Path, index: int, photo: dict[str, Any], split: str) -> Scene:
+    labels = (_person(index * 100 + n, rect) for n, rect in enumerate(_structs(photo["annorect"]), 1))
+    return Scene(
+        id=index,
+        source="mpii",
+        split=split,
+        boxes_complete=False,
+        persons=tuple(label for label in labels if label is not None),
+        read=(root / "images" / photo["image"]["name"]).read_bytes,
+    )
+
+
+def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
+    """The label of a person, None where joints or position are missing.
+
+    The box is the square of 200 * scale pixels round the centre, moved down by 15 * scale to take in
+    the feet, which is how the benchmark's users crop (Newell et al., ECCV 2016); its area stands for the
+    person's, which MPII does not give.
+    """
+    keypoints = _keypoints(rect)
+    position = rect.get("objpos")
+    if not isinstance(position, dict) or not keypoints[:, 2].any():
+        return None
+    scale = float(rect["scale"])
+    x, y = float(position["x"]) - 1, float(position["y"]) - 1 + 15 * scale
+    half = 100 * scale
+    return PersonLabel(
+        id=person_id,
+        box=np.array([x - half, y - half, x + half, y + half], np.float32),
+        keypoints=keypoints,
+        teacher=np.zeros_like(keypoints),
+        area=(2 * half) ** 2,
+        head_size=0.6 * float(np.hypot(rect["x2"] - rect["x1"], rect["y2"] - rect["y1"])),
+    )
+
+
+def _keypoints(rect: dict[str, Any]) -> Floats:
+    """Joints (16, 3) as x, y, visibility: 2 visible, 1 hidden, 0 where the file has none."""
+    keypoints = np.zeros((len(NAMES), 3), np.float32)
+    points = rect.get("annopoints")
+    for point in _structs(points["point"]) if isinstance(points, dict) else []:
+        keypoints[int(point["id"])] = point["x"] - 1, point["y"] - 1, 2 if _is_visible(point) else 1
+    return keypoints
+
+
+def _is_visible(point: dict[str, Any]) -> bool:
+    flag: Any = point.get("is_visible", 0)  # a number, a digit as text, empty, or no such field
+    return np.size(flag) == 1 and float(flag or 0) > 0

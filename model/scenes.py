@@ -1,0 +1,114 @@
+"""Labelled photos: the record that every reader of a data set gives and every consumer takes."""
+
+import gzip
+import json
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.geometry import Floats, Pixels
+
+
+@dataclass(frozen=True)
+class PersonLabel:
+    """One person of a photo, in pixels of that photo.
+
+    box: (4,) x1, y1, x2, y2. keypoints: (K, 3) x, y, visibility (0 unlabelled, 1 hidden, 2 visible)
+    by people. teacher: (K, 3) x, y, score in [0, 1] by another network, zero where there is none.
+    agreement: OKS between the two, None where one is missing. area: square pixels, as OKS takes it.
+    head_size: normalising length of PCKh, None where the data set has none.
+    """
+
+    id: int
+    box: Floats
+    keypoints: Floats
+    teacher: Floats
+    area: float
+    crowd: bool = False
+    agreement: float | None = None
+    head_size: float | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One photo with its labelled persons; `read` gives the encoded image.
+
+    boxes_complete: every person of the photo has a box, so the rest is background.
+    """
+
+    id: int
+    source: str
+    split: str
+    boxes_complete: bool
+    persons: tuple[PersonLabel, ...]
+    read: Callable[[], bytes]
+
+    def image(self) -> Pixels:
+        """The decoded photo, BGR uint8 (H, W, 3). Raises ValueError when it cannot be decoded."""
+        pixels = cv2.imdecode(np.frombuffer(self.read(), np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ValueError(f"image {self.id} of {self.source} cannot be decoded")
+        return np.asarray(pixels, np.uint8)
+
+
+def read_shards(paths: Iterable[Path]) -> list[Scene]:
+    """Scenes of tar shards, each of images beside one COCO-style `annotations.json.gz`.
+
+    Raises FileNotFoundError for a missing shard.
+    """
+    return [scene for path in paths for scene in _read_shard(path)]
+
+
+def _read_shard(path: Path) -> list[Scene]:
+    with tarfile.open(path) as tar:
+        members = {member.name: member for member in tar.getmembers()}
+        stored = tar.extractfile(members["annotations.json.gz"])
+        assert stored is not None  # a regular file
+        coco = json.loads(gzip.decompress(stored.read()))
+    persons: dict[int, list[PersonLabel]] = defaultdict(list)
+    for annotation in coco["annotations"]:
+        persons[annotation["image_id"]].append(person_label(annotation))
+    return [
+        Scene(
+            id=image["id"],
+            source=image["source"],
+            split=image["split"],
+            boxes_complete=image["boxes_complete"],
+            persons=tuple(persons[image["id"]]),
+            read=partial(_read_range, path, member.offset_data, member.size),
+        )
+        for image in coco["images"]
+        for member in [members[image["file_name"]]]
+    ]
+
+
+def _read_range(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def person_label(annotation: dict[str, Any]) -> PersonLabel:
+    """A COCO `person_keypoints` annotation, with `teacher_keypoints` where there are any."""
+    x, y, width, height = annotation["bbox"]
+    return PersonLabel(
+        id=annotation["id"],
+        box=np.array([x, y, x + width, y + height], np.float32),
+        keypoints=_points(annotation.get("keypoints")),
+        teacher=_points(annotation.get("teacher_keypoints")),
+        area=float(annotation["area"]),
+        crowd=bool(annotation["iscrowd"]),
+        agreement=annotation.get("agreement"),
+    )
+
+
+def _points(flat: list[float] | None) -> npt.NDArray[np.float32]:
+    return np.array(flat or [0.0] * 51, np.float32).reshape(-1, 3)

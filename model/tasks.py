@@ -1,0 +1,119 @@
+"""What is trained: a network, its batches, its loss and its validation."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model import canvases, detector, lgmpose
+from model.dataset import PersonCrops, pack, read_data
+from model.distil import DenseTeacher
+from model.evaluate import person_accuracy, pose_accuracy
+from model.loss import distillation_loss, heatmap_loss
+from model.predictors import torch_detector, torch_pose
+from model.scenes import Scene
+
+
+class Task(Protocol):
+    """The trainer's view of a network; step, n and seed determine a batch."""
+
+    network: nn.Module
+    device: torch.device
+    samples: int
+
+    def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor: ...
+
+    def validate(self, network: nn.Module) -> dict[str, float]: ...
+
+    def save(self, network: nn.Module, path: Path) -> None: ...
+
+
+class PoseTask:
+    """LGM-Pose on person crops."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        self.device, self.root = device, Path(config.data)
+        self.network = start(lgmpose.LGMPose(lgmpose.CONFIGS[config.network]), config).to(device)
+        folder = Path(config.cache) / "persons"
+        if not (folder / "sources.json").exists():
+            pack(read_data(self.root, "train"), folder)
+        self.crops = PersonCrops(folder, self.network.config.input_size, device)
+        self.samples = len(self.crops)
+        self.validation = validation_scenes(self.root)
+
+    def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
+        network.train()
+        batch = self.crops.batch(step, n, seed)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            heatmaps = network(batch.images)
+        return heatmap_loss(heatmaps.float(), batch.heatmaps, batch.weights)
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, lgmpose.LGMPose)
+        accuracy = pose_accuracy(torch_pose(network.eval()), self.validation)
+        return {"AP": accuracy.ap, "AP50": accuracy.ap50}
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        assert isinstance(network, lgmpose.LGMPose)
+        lgmpose.save(network, path)
+
+
+class DetectorTask:
+    """The person detector, distilled from a published one on augmented photos."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        self.device = device
+        self.network = start(detector.PersonDetector(), config).to(device)
+        folder = Path(config.cache) / "photos"
+        if not (folder / "sources.json").exists():
+            canvases.pack(read_data(Path(config.data), "train"), folder)
+        self.photos = canvases.Canvases(folder, self.network.config.input_size, device)
+        self.teacher = DenseTeacher(Path(config.teacher), config.threads)
+        self.samples = len(self.photos)
+        self.validation = validation_scenes(Path(config.data))
+
+    def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
+        assert isinstance(network, detector.PersonDetector)
+        network.train()
+        images = self.photos.batch(step, n, seed)
+        boxes, logits = network.predict(images)
+        score_loss, box_loss = distillation_loss(boxes, logits, *self.teacher(images))
+        return 10 * score_loss + box_loss
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        accuracy = person_accuracy(torch_detector(network.eval()), self.validation)
+        return {"AP": accuracy.ap, "AP50": accuracy.ap50}
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        assert isinstance(network, detector.PersonDetector)
+        detector.save(network, path)
+
+
+def validation_scenes(root: Path) -> list[Scene]:
+    """The photos of the validation split that are measured while training: COCO's where there are any."""
+    scenes = read_data(root, "val")
+    return [scene for scene in scenes if scene.source == "coco"] or scenes
+
+
+def start(network: Any, config: Any) -> Any:
+    """The network with the weights of config.init, channels last, the trunk's first parts frozen.
+
+    Raises KeyError or RuntimeError when the file does not fit the network.
+    """
+    if config.init:
+        weights = load_file(config.init)
+        if "stem.weight" in weights:
+            network.trunk.load_folded(weights)
+        else:
+            network.load_state_dict(weights)
+    network.trunk.freeze(config.frozen)
+    return network.to(memory_format=torch.channels_last)
+
+
+def make_task(config: Any) -> Task:
+    """The task of a TrainConfig, on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tasks: dict[str, type[PoseTask] | type[DetectorTask]] = {"pose": PoseTask, "detector": DetectorTask}
+    return tasks[config.task](config, device)

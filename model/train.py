@@ -1,0 +1,231 @@
+"""Trains a network: `python -m model.train --task pose --preset cpu --minutes 60`.
+
+A run is a folder; the same command resumes it, at the very batch after the last checkpoint.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.curves import draw_curves
+from model.muon import Muon
+from model.tasks import Task, make_task
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; each field is a command-line option."""
+
+    task: str = "pose"  # pose or detector
+    network: str = "p1"  # named configuration of LGM-Pose: p1 or c2
+    data: str = "../shared/data"  # folder of shards, of COCO or of MPII
+    run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
+    cache: str = ".cache"  # folder of packed images
+    init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks
+    teacher: str = "../shared/teachers/rtmdet-nano-320-person.onnx"  # detector to distil (task detector)
+    minutes: float = 0.0  # time budget of the whole run, resumed parts included; 0: train for `epochs`
+    epochs: int = 0  # used where minutes is 0
+    batch: int = 16
+    optimizer: str = "muon"  # muon, adamw or adam
+    rate: float = 1e-3  # learning rate
+    trunk_rate: float = 0.1  # factor on the rate of pretrained blocks
+    decay: float = 1e-4  # weight decay
+    schedule: str = "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
+    warmup: int = 200  # steps
+    frozen: int = 99  # first parts of the pretrained trunk that are not trained
+    ema: float = 0.998  # decay of the averaged weights
+    threads: int = 0  # CPU threads; 0: torch's default
+    checkpoint_minutes: float = 4.0
+    validate_minutes: float = 12.0
+    seed: int = 1
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "cpu": TrainConfig(),
+    "gpu": TrainConfig(batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2, ema=0.999, validate_minutes=3.0),
+    # section 4.1 of the paper
+    "paper": TrainConfig(
+        network="c2", optimizer="adam", rate=1e-3, trunk_rate=1.0, decay=0.0, schedule="steps", warmup=0,
+        batch=32, epochs=260, frozen=0,
+    ),
+}  # fmt: skip
+
+
+def rate_factor(config: TrainConfig, step: int, progress: float) -> float:
+    """Factor on the learning rate; progress of the whole run in [0, 1]."""
+    warmup = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "steps":
+        return warmup * 0.1 ** sum(progress >= epoch / 260 for epoch in (200, 240))
+    tail = max(0.0, (progress - 0.7) / 0.3)
+    return warmup * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, tail))) / 2)
+
+
+class Run:
+    """The state of a training run: network, averaged network, optimizer, step and time spent."""
+
+    def __init__(self, config: TrainConfig, task: Task) -> None:
+        self.config, self.task = config, task
+        self.folder = Path(config.run or f"runs/{config.task}")
+        self.network = task.network
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = _optimizer(config, self.network)
+        self.step, self.seconds, self.begun = 0, 0.0, time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, those before the last resumption included."""
+        return self.seconds + time.monotonic() - self.begun
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        if self.config.minutes:
+            return min(1.0, self.elapsed / (60 * self.config.minutes))
+        return min(1.0, self.step * self.config.batch / (self.config.epochs * self.task.samples))
+
+    def save(self) -> None:
+        """Checkpoint, in place of the last one only when it is whole."""
+        state = {
+            "step": self.step,
+            "seconds": self.elapsed,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.folder / "checkpoint.part"
+        torch.save(state, part)
+        os.replace(part, self.folder / "checkpoint.pt")
+        self.task.save(self.average, self.folder / f"{self.config.task}.safetensors")
+
+    def resume(self) -> bool:
+        """Continue from the folder's checkpoint, if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self.task.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.begun = state["step"], state["seconds"], time.monotonic()
+        return True
+
+    def advance(self) -> float:
+        """One step of training. Returns the loss; raises FloatingPointError when it is not finite."""
+        factor = rate_factor(self.config, self.step, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * factor * group["factor"]
+        loss = self.task.loss(self.network, self.step, self.config.batch, self.config.seed)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self.step += 1
+        self._average_weights()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {self.step}")
+        return value
+
+    def _average_weights(self) -> None:
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            for mine, theirs in zip(
+                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
+            ):
+                if mine.dtype.is_floating_point:
+                    mine.lerp_(theirs, 1 - decay)
+                else:
+                    mine.copy_(theirs)
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    named = list(network.named_parameters())
+    trunk = [p for name, p in named if name.startswith("trunk.")]
+    rest = [p for name, p in named if not name.startswith("trunk.")]
+    groups = [{"params": rest, "factor": 1.0}, {"params": trunk, "factor": config.trunk_rate}]
+    kinds: dict[str, Any] = {"muon": Muon, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    return kinds[config.optimizer](groups, lr=config.rate, weight_decay=config.decay)  # type: ignore[no-any-return]
+
+
+def train(config: TrainConfig) -> Run:
+    """Train until the budget is spent; writes checkpoints, metrics.jsonl and curves.png into the run."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(config.seed)
+    run = Run(config, make_task(config))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not run.resume():
+        (run.folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    print(f"{run.folder}: step {run.step}, {run.elapsed / 60:.1f} min so far", flush=True)
+    for event in _training(run):
+        with (run.folder / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps(event) + "\n")
+        print(_line(event), flush=True)
+    return run
+
+
+def _training(run: Run) -> Iterator[dict[str, Any]]:
+    """Advance the run to its end; yields a record about every 30 s and at each validation."""
+    config = run.config
+    reported = saved = run.elapsed
+    validated = reported if run.step else -math.inf
+    losses: list[float] = []
+    while run.progress < 1:
+        losses.append(run.advance())
+        now = run.elapsed
+        if now - reported > 30:
+            yield _record(run, loss=sum(losses) / len(losses), rate=len(losses) * config.batch / (now - reported))
+            reported, losses = now, []
+        if now - saved > 60 * config.checkpoint_minutes:
+            run.save()
+            saved = run.elapsed
+        if now - validated > 60 * config.validate_minutes:
+            yield _validation(run)
+            reported = validated = run.elapsed
+    run.save()
+    yield _validation(run)
+
+
+def _validation(run: Run) -> dict[str, Any]:
+    record = _record(run, **run.task.validate(run.average))
+    draw_curves(run.folder / "metrics.jsonl", record, run.folder / "curves.png")
+    return record
+
+
+def _record(run: Run, **values: float) -> dict[str, Any]:
+    position = {"step": run.step, "samples": run.step * run.config.batch, "minutes": round(run.elapsed / 60, 2)}
+    return position | {"progress": round(run.progress, 4)} | {k: round(v, 5) for k, v in values.items()}
+
+
+def _line(event: dict[str, Any]) -> str:
+    left = event["minutes"] * (1 / max(event["progress"], 1e-9) - 1)
+    return "  ".join(f"{k} {v:g}" for k, v in event.items()) + f"  left {left:.0f} min"
+
+
+def parse(arguments: list[str] | None = None) -> TrainConfig:
+    """The configuration of a command line: a preset, and options in place of its fields."""
+    parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    for field in fields(TrainConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
+    given = vars(parser.parse_args(arguments))
+    preset = PRESETS[given.pop("preset")]
+    config = replace(preset, **{name: value for name, value in given.items() if value is not None})
+    if not config.minutes and not config.epochs:
+        parser.error("--minutes or --epochs is needed")
+    return config
+
+
+if __name__ == "__main__":
+    train(parse())

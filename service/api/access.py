@@ -1,0 +1,68 @@
+"""What is recorded of each request: one log line, the metrics, an id that the caller gets back."""
+
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+from service.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
+from service.types import Poses
+
+logger = logging.getLogger(__name__)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_STAGES = ("decode", "queue", "detect", "pose")
+
+
+@dataclass(slots=True)
+class Access:
+    """A request under way; whoever answers it fills in the status and what was found."""
+
+    request_id: str
+    code: str
+    poses: Sequence[Poses] = ()
+
+
+def request_id(given: str | None) -> str:
+    """The caller's id where it is a sound one, else a new one."""
+    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+@contextmanager
+def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> Iterator[Access]:
+    """Measures, counts and logs a request; `code` holds unless the answer sets another."""
+    access = Access(ident, code)
+    start = perf_counter()
+    IN_FLIGHT.labels(api).inc()
+    try:
+        yield access
+    finally:
+        IN_FLIGHT.labels(api).dec()
+        _record(api, access, perf_counter() - start, level)
+
+
+def _record(api: str, access: Access, seconds: float, level: int) -> None:
+    REQUESTS.labels(api, access.code).inc()
+    REQUEST_SECONDS.labels(api).observe(seconds)
+    persons = sum(len(poses.persons) for poses in access.poses)
+    PERSONS.inc(persons)
+    IMAGES.inc(len(access.poses))
+    stages = {stage: [getattr(poses.timings, stage) for poses in access.poses] for stage in _STAGES}
+    for stage, values in stages.items():
+        for value in values:
+            STAGE_SECONDS.labels(stage).observe(value)
+    logger.log(
+        level,
+        "request",
+        extra={
+            "request_id": access.request_id,
+            "api": api,
+            "code": access.code,
+            "seconds": round(seconds, 6),
+            "images": len(access.poses),
+            "persons": persons,
+            **{stage: max(values) for stage, values in stages.items() if values},
+        },
+    )

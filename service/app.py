@@ -1,0 +1,79 @@
+"""The composition root: everything is opened, wired and closed here."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service.api.grpc import serve_grpc
+from service.api.rest import RestApi
+from service.batching import Batcher
+from service.config import Settings
+from service.cpu import available_cpus
+from service.estimator import Estimator
+from service.metrics import MODEL
+from service.pipeline import open_pipeline
+from service.types import Models
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The REST application, whose lifespan serves gRPC too. Raises ArtefactError.
+
+    Its state holds `estimator` and, once started, `grpc_port`.
+    """
+    cpus = available_cpus()
+    pipeline = open_pipeline(settings.weights, threads=settings.threads or cpus)
+    batcher = Batcher(pipeline.run, max_batch=settings.max_batch)
+    decoders = ThreadPoolExecutor(cpus, "decoder")
+    estimator = Estimator(
+        batcher,
+        decoders,
+        max_images=settings.max_images,
+        max_pixels=settings.max_pixels,
+        timeout_s=settings.request_timeout_s,
+    )
+    _publish(pipeline.models)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with serve_grpc(
+            estimator,
+            pipeline.models,
+            f"{_bracketed(settings.host)}:{settings.grpc_port}",
+            max_bytes=settings.max_body_bytes,
+            drain_timeout_s=settings.drain_timeout_s,
+        ) as app.state.grpc_port:
+            yield
+            estimator.draining.set()
+        await batcher.close()
+        decoders.shutdown()
+
+    app = FastAPI(title="LGM-Pose", version=version("lgm-pose"), description=_DESCRIPTION, lifespan=lifespan)
+    app.state.estimator = estimator
+    RestApi(
+        estimator=estimator,
+        models=pipeline.models,
+        decoders=decoders,
+        max_body_bytes=settings.max_body_bytes,
+        receipt_timeout_s=settings.receipt_timeout_s,
+    ).install(app)
+    return app
+
+
+_DESCRIPTION = """Every person of an image with 17 keypoints.
+
+Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in
+[0, 1]. Failures are problem details (RFC 9457) with a stable `code`. Each answer carries `X-Request-ID`:
+the caller's, where it sent a sound one."""
+
+
+def _publish(models: Models) -> None:
+    for task, model in asdict(models).items():
+        MODEL.labels(task).info(model)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,57 @@
+"""Settings of the service, from the environment."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PREFIX = "POSE_"
+_WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
+
+
+class Settings(BaseSettings):
+    """Every setting, read once at start-up from POSE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="address that both servers listen on")
+    http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
+    grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
+    weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
+    threads: int = Field(default=0, description="threads of a network; 0 takes the CPU quota", ge=0, le=1024)
+    max_batch: int = Field(default=8, description="images that run together, at most", ge=1, le=1024)
+    max_images: int = Field(
+        default=64, description="images admitted at once; more are refused as overload", ge=1
+    )
+    max_body_bytes: int = Field(
+        default=20 * 2**20, description="bytes of a request or gRPC message, at most", ge=1024, le=2**31 - 1
+    )
+    max_pixels: int = Field(default=40_000_000, description="pixels of an image, at most", ge=1)
+    request_timeout_s: float = Field(
+        default=30, description="seconds from admission to the answer, at most", gt=0, le=3600
+    )
+    receipt_timeout_s: float = Field(
+        default=30, description="seconds for a request body to arrive, at most", gt=0, le=3600
+    )
+    drain_timeout_s: float = Field(
+        default=30, description="seconds for accepted work to finish after SIGTERM", gt=0, le=3600
+    )
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Exits with one line for each value that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = (f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise SystemExit("\n".join(lines)) from None
+
+
+def describe_settings() -> str:
+    """A table of names, defaults and descriptions."""
+    return "\n".join(_line(name, field) for name, field in Settings.model_fields.items())
+
+
+def _line(name: str, field: FieldInfo) -> str:
+    return f"  {_PREFIX + name.upper():<24} {field.description} [{field.default}]"

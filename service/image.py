@@ -1,0 +1,161 @@
+"""Bytes become an image: formats, limits, orientation."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from service.errors import ImageTooLarge, InvalidImage
+from service.types import Image
+
+MAX_SIDE = 32_766  # OpenCV warps no image with a longer side
+_MAX_SCANS = 64  # a progressive JPEG of many scans takes minutes to decode
+_JPEG = b"\xff\xd8\xff"
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # none of these occurs in entropy-coded data
+_SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels as the header of a JPEG, PNG or WebP gives them; decodes no pixel.
+
+    Raises InvalidImage; ImageTooLarge for more than `max_pixels` or a side over MAX_SIDE.
+    """
+    try:
+        width, height = _header(data)
+    except (struct.error, ValueError, KeyError) as error:  # KeyError: simplejpeg, unknown colours
+        raise InvalidImage("the image's header is damaged") from error
+    if width < 1 or height < 1:
+        raise InvalidImage("the image has no pixels")
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width} x {height} pixels are more than {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(f"a side of {max(width, height)} pixels is longer than {MAX_SIDE}")
+    return width, height
+
+
+def decode(data: bytes) -> Image:
+    """The image (H, W, 3) BGR, upright after its EXIF orientation; the first frame of an animation.
+
+    Check it with `read_size` first. Raises InvalidImage.
+    """
+    if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
+        return _upright(image, _jpeg_orientation(data))
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InvalidImage("the image cannot be decoded") from error
+    if decoded is None:
+        raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
+    return np.asarray(decoded, np.uint8)
+
+
+def _header(data: bytes) -> tuple[int, int]:
+    """Width and height; ValueError, KeyError or struct.error where the header is damaged."""
+    if not data:
+        raise InvalidImage("the image is empty")
+    if data.startswith(_JPEG):
+        return _jpeg_size(data)
+    if data.startswith(_PNG):
+        name, width, height = struct.unpack_from(">4sII", data, 12)
+        if name != b"IHDR":
+            raise ValueError(name)
+        return width, height
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    raise InvalidImage("not a JPEG, PNG or WebP image")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    if _scans(data) > _MAX_SCANS:
+        raise ImageTooLarge(f"the JPEG has more than {_MAX_SCANS} scans")
+    return width, height
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a progressive JPEG; of any other at most 1, as those have no more than components."""
+    progressive, scans = False, 0
+    for marker, _ in _jpeg_segments(data):
+        progressive |= marker == _SOF2
+        scans += marker == _SOS
+        if scans and not progressive:
+            break
+    return scans
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment up to the end of the image (ITU T.81, annex B)."""
+    position = len(_JPEG) - 1
+    while (found := _JPEG_MARKER.search(data, position)) and found[1][0] != _EOI:
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+        yield found[1][0], data[found.end() + 2 : position]
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
+    for marker, content in _jpeg_segments(data):
+        if marker == _SOS:
+            break
+        if marker == _APP1 and content.startswith(b"Exif\0\0"):
+            try:
+                return _tiff_orientation(content[6:])
+            except struct.error:
+                break
+    return 1
+
+
+def _tiff_orientation(tiff: bytes) -> int:
+    """Tag 0x0112 of the first directory (TIFF 6.0, section 2)."""
+    order = "<" if tiff[:2] == b"II" else ">"
+    (offset,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, offset)
+    for entry in range(offset + 2, offset + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+        if tag == 0x0112:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """https://developers.google.com/speed/webp/docs/riff_container, RFC 6386 9.1 for VP8."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
+        return (low_w | high_w << 16) + 1, (low_h | high_h << 16) + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError(kind)
+
+
+def _decode_jpeg(data: bytes) -> Image | None:
+    """The pixels as stored; None for a JPEG in colours that simplejpeg does not convert (CMYK)."""
+    *_, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    if colorspace in ("CMYK", "YCCK"):
+        return None
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR"))
+    except ValueError as error:
+        # cameras write harmless oddities, such as stray bytes between segments; only missing data is fatal
+        if "end of JPEG file" in str(error):
+            raise InvalidImage("the image is truncated") from error
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", strict=False))
+    except ValueError as error:
+        raise InvalidImage("the image cannot be decoded: it is damaged") from error
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    """The image turned and mirrored as its EXIF orientation asks."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])

@@ -1,0 +1,85 @@
+"""An ONNX file becomes a session that runs it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnxruntime
+
+from service.errors import ArtefactError
+from service.types import Floats, Image, Model
+
+Task = Literal["pose", "detector"]
+FORMAT = "1"
+_COMMON = ("name", "version", "commit", "input_size")
+_REQUIRED = {
+    "pose": (*_COMMON, "heatmap_stride", "crop_padding", "keypoint_names"),
+    "detector": (*_COMMON, "letterbox_fill"),
+}
+_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class Session(Protocol):
+    """A network that is ready to run."""
+
+    metadata: Mapping[str, str]
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        """The network's outputs, each (N, ...), of uint8 images (N, H, W, 3) BGR."""
+
+
+class OnnxSession:
+    """A network run by onnxruntime, on the best device that it offers."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        """Load `path` and run it on `threads` processors. Raises ArtefactError."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # idle threads that spin would take the processors from the servers and the decoders
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # onnxruntime's own exceptions have no common class
+            raise ArtefactError(f"{path}: cannot be loaded: {error}") from error
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        """See Session."""
+        return tuple(self._session.run(None, {self._input: images}))
+
+
+def open_session(path: Path, task: Task, *, threads: int) -> Session:
+    """The network of `path`, checked and warmed. Raises ArtefactError when it is not one for `task`."""
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such file")
+    session = OnnxSession(path, threads=threads)
+    check(session.metadata, task, path)
+    height, width = input_size(session)
+    session.run(np.zeros((1, height, width, 3), np.uint8))
+    return session
+
+
+def check(metadata: Mapping[str, str], task: Task, path: Path) -> None:
+    """Raises ArtefactError unless the metadata of `path` are those of a network for `task`."""
+    if metadata.get("format") != FORMAT:
+        raise ArtefactError(f"{path}: format {metadata.get('format')!r}, this service reads {FORMAT!r}")
+    if metadata.get("task") != task:
+        raise ArtefactError(f"{path}: made for task {metadata.get('task')!r}, not {task!r}")
+    if missing := [key for key in _REQUIRED[task] if key not in metadata]:
+        raise ArtefactError(f"{path}: metadata without {', '.join(missing)}")
+
+
+def input_size(session: Session) -> tuple[int, int]:
+    """Height and width in pixels of the images that a network takes."""
+    height, width = json.loads(session.metadata["input_size"])
+    return int(height), int(width)
+
+
+def model_of(session: Session) -> Model:
+    """What a network is called."""
+    return Model(*(session.metadata[key] for key in ("name", "version", "commit")))
