@@ -76,7 +76,8 @@ def warp(images: Tensor, affine: Tensor, size: tuple[int, int], fill: float = 0)
 def move_points(points: Tensor, affine: Tensor) -> Tensor:
     """Points (n, K, 2) of the source in output pixels; affine (n, 2, 3) is output -> source."""
     linear, offset = affine[:, :, :2], affine[:, :, 2]
-    return (points - offset[:, None]) @ torch.linalg.inv(linear).transpose(1, 2)
+    inverse: Tensor = torch.linalg.inv(linear)
+    return (points - offset[:, None]) @ inverse.transpose(1, 2)
 
 
 def mirror_keypoints(values: Tensor, mirrored: Tensor) -> Tensor:
@@ -113,7 +114,9 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     def per_image(low: float, high: float) -> Tensor:
         return uniform(n, low, high, generator)[:, None, None, None]
 
-    gain = per_image(0.7, 1.3) * (1 + 0.12 * (torch.rand(n, 3, 1, 1, generator=generator, device=device) - 0.5))
+    gain = per_image(0.7, 1.3) * (
+        1 + 0.12 * (torch.rand(n, 3, 1, 1, generator=generator, device=device) - 0.5)
+    )
     mean = images.mean((1, 2, 3), keepdim=True)
     images = ((images - mean) * per_image(0.7, 1.3) + mean) * gain
     grey = chance(n, 0.1, generator)[:, None, None, None]

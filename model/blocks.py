@@ -4,7 +4,8 @@ LGM-Pose: arXiv 2506.04561. The paper gives tables, no code; what is read betwee
 at each block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,12 @@ from torch.nn import functional as F
 #: (expansion, width, stride) of an inverted residual block.
 BlockSpec = tuple[int, int, int]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "none": nn.Identity}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "none": nn.Identity,
+}
 
 
 class Conv(nn.Module):
@@ -53,13 +59,21 @@ class InvertedResidual(nn.Module):
     """MobileNetV2's block (Sandler et al., CVPR 2018): expand 1x1, depthwise 3x3, project 1x1."""
 
     def __init__(
-        self, inputs: int, spec: BlockSpec, *, activation: str = "relu6", norm: bool = True, same: bool = False
+        self,
+        inputs: int,
+        spec: BlockSpec,
+        *,
+        activation: str = "relu6",
+        norm: bool = True,
+        same: bool = False,
     ) -> None:
         super().__init__()
         expansion, outputs, stride = spec
         hidden = inputs * expansion
         self.expand = (
-            Conv(inputs, hidden, activation=activation, norm=norm, same=same) if expansion > 1 else nn.Identity()
+            Conv(inputs, hidden, activation=activation, norm=norm, same=same)
+            if expansion > 1
+            else nn.Identity()
         )
         self.depthwise = Conv(
             hidden, hidden, 3, stride, groups=hidden, activation=activation, norm=norm, same=same
@@ -202,9 +216,9 @@ class TransformerMixer(nn.Module):
         ph, pw = self.patch
         x = x.reshape(-1, d, h // ph, ph, w // pw, pw).permute(0, 3, 5, 2, 4, 1)
         x = x.reshape(-1, ph * pw, h * w // (ph * pw), d)
-        for attention, feed_forward in (tuple(layer) for layer in self.layers):  # type: ignore[arg-type]
-            x = x + attention(x)
-            x = x + feed_forward(x)
+        for layer in self.layers:
+            for residual in cast(nn.ModuleList, layer):  # attention, feed-forward
+                x = x + residual(x)
         x = self.norm(x).reshape(-1, ph, pw, h // ph, w // pw, d).permute(0, 5, 3, 1, 4, 2)
         return x.reshape(-1, d, h, w)
 
@@ -263,12 +277,12 @@ class Fusion(nn.Module):
         if kind == "conv3":
             self.mix: nn.Module = Conv(channels, channels, 3, activation=activation)
             return
-        spatial = {
+        spatial: dict[str, Callable[[], nn.Module]] = {
             "sfusion": lambda: nn.Sequential(PairConv(channels), nn.BatchNorm2d(channels)),
             "dw1": lambda: Conv(channels, channels, 3, groups=channels, activation="none"),
             "dw2": lambda: Conv(channels, channels, 3, groups=channels // 2, activation="none"),
-        }[kind]()
-        self.mix = nn.Sequential(spatial, Conv(channels, channels, activation=activation))
+        }
+        self.mix = nn.Sequential(spatial[kind](), Conv(channels, channels, activation=activation))
 
     def forward(self, decoded: Tensor, encoded: Tensor) -> Tensor:
         fused: Tensor = self.mix(torch.cat([decoded, encoded], 1))

@@ -18,7 +18,15 @@ from model.scenes import Scene
 CANVAS = 384, 384  # height, width
 
 #: How often a photo of a source is drawn.
-SOURCE_WEIGHT = {"coco": 6.0, "misc": 3.0, "lspet": 0.25, "fashionA": 0.3, "fashionB": 0.3, "ccp": 0.5, "yoga": 0.5}
+SOURCE_WEIGHT = {
+    "coco": 6.0,
+    "misc": 3.0,
+    "lspet": 0.25,
+    "fashionA": 0.3,
+    "fashionB": 0.3,
+    "ccp": 0.5,
+    "yoga": 0.5,
+}
 EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 2.0)
 
@@ -45,7 +53,9 @@ class Canvases:
             folder / "canvases.npy", mmap_mode="r" if device.type == "cpu" else None
         )
         self.canvases = canvases if device.type == "cpu" else torch.from_numpy(canvases).to(device)
-        weight = np.array([SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())])
+        weight = np.array(
+            [SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())]
+        )
         self.probability = weight / weight.sum()
 
     def __len__(self) -> int:

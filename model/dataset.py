@@ -24,7 +24,15 @@ SIGMA = 2.0  # of a target's Gaussian, heatmap pixels at an input of 256 x 192
 ABSENT = -1e4  # coordinate of a joint that is known to be out of sight
 
 #: How often a person of a source is drawn; everyday scenes count more than studio and acrobatics.
-SOURCE_WEIGHT = {"coco": 5.0, "misc": 3.0, "lspet": 0.5, "fashionA": 0.6, "fashionB": 0.6, "ccp": 0.6, "yoga": 0.8}
+SOURCE_WEIGHT = {
+    "coco": 5.0,
+    "misc": 3.0,
+    "lspet": 0.5,
+    "fashionA": 0.6,
+    "fashionB": 0.6,
+    "ccp": 0.6,
+    "yoga": 0.8,
+}
 EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 1.8)
 
@@ -70,9 +78,7 @@ def pack(scenes: Sequence[Scene], folder: Path) -> None:
     """Write every usable person's crop and targets into `folder`, complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     persons = [(scene, person) for scene in scenes for person in scene.persons if usable(person)]
-    crops = np.lib.format.open_memmap(
-        folder / "crops.npy", "w+", np.uint8, (len(persons), *CACHE_SIZE, 3)
-    )
+    crops = np.lib.format.open_memmap(folder / "crops.npy", "w+", np.uint8, (len(persons), *CACHE_SIZE, 3))
     points, weights = [], []
     image, decoded = np.zeros((0, 0, 3), np.uint8), None
     for index, (scene, person) in enumerate(tqdm(persons, "packing persons", unit="person")):
@@ -105,13 +111,17 @@ class PersonCrops:
 
     def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
         self.size, self.device = size, device
-        crops: npt.NDArray[np.uint8] = np.load(folder / "crops.npy", mmap_mode="r" if device.type == "cpu" else None)
+        crops: npt.NDArray[np.uint8] = np.load(
+            folder / "crops.npy", mmap_mode="r" if device.type == "cpu" else None
+        )
         # on an accelerator all crops live there; on the CPU they stay in the mapped file
         self.crops = crops if device.type == "cpu" else torch.from_numpy(crops).to(device)
         stored = np.load(folder / "targets.npz")
         self.points = torch.from_numpy(stored["points"]).to(device)
         self.weights = torch.from_numpy(stored["weights"]).to(device)
-        weight = np.array([SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())])
+        weight = np.array(
+            [SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())]
+        )
         quality = stored["weights"].mean(1).clip(0.2, 1.0)
         self.probability = weight * quality / (weight * quality).sum()
 
@@ -131,7 +141,9 @@ class PersonCrops:
         self, images: Tensor, points: Tensor, weights: Tensor, generator: torch.Generator
     ) -> PoseBatch:
         n, (height, width) = len(images), self.size
-        centre = torch.tensor([(CACHE_SIZE[1] - 1) / 2, (CACHE_SIZE[0] - 1) / 2], device=self.device).repeat(n, 1)
+        centre = torch.tensor([(CACHE_SIZE[1] - 1) / 2, (CACHE_SIZE[0] - 1) / 2], device=self.device).repeat(
+            n, 1
+        )
         extent = torch.full((n,), CACHE_SIZE[0] * CROP_PADDING / CACHE_PADDING, device=self.device)
         known = (weights > 0) & (points[:, :, 0] > ABSENT)
         half_centre, half_extent, halved = augment.half_body(points, known, 0.25, generator)
@@ -142,7 +154,10 @@ class PersonCrops:
         warped = augment.occlude(augment.recolour(warped, generator), 0.3, generator)
         absent = points[:, :, :1] == ABSENT
         moved = torch.where(absent, ABSENT, augment.move_points(points, affine))
-        moved, weights = augment.mirror_keypoints(moved, mirrored), augment.mirror_keypoints(weights, mirrored)
+        moved, weights = (
+            augment.mirror_keypoints(moved, mirrored),
+            augment.mirror_keypoints(weights, mirrored),
+        )
         heatmaps = gaussians(moved, self.size, SIGMA * height / 256)
         return PoseBatch(warped.contiguous(memory_format=torch.channels_last), heatmaps, weights)
 

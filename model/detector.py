@@ -103,6 +103,6 @@ def load(path: Path) -> PersonDetector:
     fields = json.loads(path.with_suffix(".json").read_text())
     trunk = tuple(tuple(spec) for spec in fields.pop("trunk"))
     size = tuple(fields.pop("input_size"))
-    network = PersonDetector(DetectorConfig(trunk=trunk, input_size=size, **fields))  # type: ignore[arg-type]
+    network = PersonDetector(DetectorConfig(trunk=trunk, input_size=size, **fields))
     network.load_state_dict(load_file(path))
     return network.eval()

@@ -22,7 +22,7 @@ class DenseTeacher:
         self.points, _ = grid((320, 320))
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (n, A, 4) in input pixels and scores (n, A) in [0, 1] of RGB images (n, 3, 320, 320) in 0..255."""
+        """Boxes (n, A, 4) in input pixels and scores (n, A) of RGB images (n, 3, 320, 320) in 0..255."""
         bgr = images.detach().cpu().flip(1)
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
         normal = ((bgr - mean) / std).contiguous().numpy()
@@ -30,8 +30,8 @@ class DenseTeacher:
         boxes = torch.cat([self.points - dense[..., 1:3], self.points + dense[..., 3:5]], -1)
         return boxes.to(images.device), dense[..., 0].sigmoid().to(images.device)
 
-    def _one(self, image: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[
-        tuple[int, ...], np.dtype[np.float32]
-    ]:
+    def _one(
+        self, image: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         maps = self.session.run(None, {"images": image[None]})
         return np.concatenate([m.reshape(1, -1, 5) for m in maps], 1)

@@ -134,11 +134,12 @@ def _rows(
     scenes: Sequence[Scene],
     predictions: dict[str, list[Scored]],
 ) -> list[dict[str, Any]]:
-    """Rows for the labelled photos among the scenes, then rows for all of them."""
+    """Rows for the labelled photos among the scenes, then rows for all of them; none where there are none."""
     labelled = [index for index, scene in enumerate(scenes) if is_labelled(scene)]
     return [
         _row(title, name, accuracy([scenes[i] for i in chosen], [found[i] for i in chosen]))
         for title, chosen in ((task, labelled), (f"{task}, all photos", range(len(scenes))))
+        if chosen
         for name, found in predictions.items()
     ]
 

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,7 +59,7 @@ def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
 
 
 def export_detector(network: detector.PersonDetector, path: Path, version: str) -> float:
-    """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Returns and raises as export_pose."""
+    """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Otherwise as export_pose."""
     metadata = {
         "task": "detector",
         "name": "lgm-person",
@@ -73,7 +74,9 @@ def _export(
     network: nn.Module, size: tuple[int, int], outputs: Sequence[str], metadata: dict[str, str], path: Path
 ) -> float:
     graph = ServingGraph(network).eval()
-    image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "graph.onnx"
         batch = torch.export.Dim("batch", min=1, max=4096)
@@ -84,7 +87,8 @@ def _export(
         model = onnx.load(part)
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata | {"format": FORMAT, "commit": _commit()})
-        for item in (*model.graph.node, *model.graph.value_info):
+        notes: list[Any] = [*model.graph.node, *model.graph.value_info]
+        for item in notes:
             del item.metadata_props[:]  # the exporter's notes, with paths of this machine
             item.doc_string = ""
         onnx.checker.check_model(model)

@@ -87,9 +87,9 @@ def decode_heatmaps(heatmaps: Floats, stride: int, *, dark: bool = True) -> Floa
     """
     n, k, h, w = heatmaps.shape
     flat = np.nan_to_num(heatmaps, nan=0.0, posinf=0.0, neginf=0.0).reshape(n * k, h, w)
-    index = flat.reshape(n * k, -1).argmax(1)
+    index = flat.reshape(n * k, h * w).argmax(1)
     y, x = np.divmod(index, w)
-    score = flat.reshape(n * k, -1)[np.arange(n * k), index]
+    score = flat.reshape(n * k, h * w)[np.arange(n * k), index]
     peak = np.stack([x, y], 1).astype(np.float32)
     if dark:
         peak += _taylor_step(flat, x, y)
@@ -128,5 +128,5 @@ def _taylor_step(maps: Floats, x: npt.NDArray[np.intp], y: npt.NDArray[np.intp])
 
 def _blur3(window: Floats) -> Floats:
     """Binomial 3 x 3 blur of (M, 7, 7), valid part only: (M, 5, 5)."""
-    rows = (window[:, :-2] + 2 * window[:, 1:-1] + window[:, 2:]) / 4
-    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+    rows = (window[:, :-2] + 2 * window[:, 1:-1] + window[:, 2:]) / np.float32(4)
+    return np.asarray((rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4, np.float32)

@@ -12,7 +12,16 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.blocks import LARM, BlockSpec, Deconv, Fusion, InvertedResidual, MobileNetV2, MobileViM, TransformerMixer
+from model.blocks import (
+    LARM,
+    BlockSpec,
+    Deconv,
+    Fusion,
+    InvertedResidual,
+    MobileNetV2,
+    MobileViM,
+    TransformerMixer,
+)
 
 HEATMAP_STRIDE = 4
 CROP_PADDING = 1.25
@@ -97,7 +106,7 @@ class LGMPose(nn.Module):
                 self.fusions.append(Fusion(width, c.fusion, c.activation))
         self.head = nn.Conv2d(width, c.num_keypoints, 1)
         nn.init.normal_(self.head.weight, std=0.001)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, crops: Tensor) -> Tensor:
         trunk = self.trunk(crops / 127.5 - 1)
@@ -124,9 +133,7 @@ def _stage(config: LGMPoseConfig, index: int, inputs: int) -> nn.Sequential:
         if config.mixer == "larm"
         else TransformerMixer(stage.dim, config.transformer_depths[index])
     )
-    mobilevim = MobileViM(
-        inputs, stage.dim, mixer, fuse=config.mobilevim_fuse, activation=config.activation
-    )
+    mobilevim = MobileViM(inputs, stage.dim, mixer, fuse=config.mobilevim_fuse, activation=config.activation)
     return nn.Sequential(*blocks, mobilevim)
 
 

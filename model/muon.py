@@ -17,7 +17,7 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest matrix (rows, columns) with singular values near 1, by Newton-Schulz iteration."""
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.T
@@ -52,7 +52,8 @@ class Muon(torch.optim.Optimizer):
         state["mean"].mul_(group["momentum"]).add_(parameter.grad)
         flat = parameter.grad.add(state["mean"], alpha=group["momentum"]).flatten(1)
         scale = 0.2 * max(flat.shape) ** 0.5
-        return scale * orthogonal(flat).reshape(parameter.shape)
+        update: Tensor = scale * orthogonal(flat).reshape(parameter.shape)
+        return update
 
     def _adam(self, parameter: Tensor, state: dict[str, Any]) -> Tensor:
         if not state:
@@ -62,4 +63,5 @@ class Muon(torch.optim.Optimizer):
         state["mean"].lerp_(parameter.grad, 0.1)
         state["square"].lerp_(parameter.grad.square(), 0.001)
         mean = state["mean"] / (1 - 0.9 ** state["step"])
-        return mean / ((state["square"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8)
+        update: Tensor = mean / ((state["square"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8)
+        return update

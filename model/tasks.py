@@ -83,6 +83,7 @@ class DetectorTask:
         return 10 * score_loss + box_loss
 
     def validate(self, network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, detector.PersonDetector)
         accuracy = person_accuracy(torch_detector(network.eval()), self.validation)
         return {"AP": accuracy.ap, "AP50": accuracy.ap50}
 

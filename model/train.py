@@ -40,7 +40,9 @@ class TrainConfig:
     rate: float = 1e-3  # learning rate
     trunk_rate: float = 0.1  # factor on the rate of pretrained blocks
     decay: float = 1e-4  # weight decay
-    schedule: str = "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
+    schedule: str = (
+        "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
+    )
     warmup: int = 200  # steps
     frozen: int = 99  # first parts of the pretrained trunk that are not trained
     ema: float = 0.998  # decay of the averaged weights
@@ -52,7 +54,9 @@ class TrainConfig:
 
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(),
-    "gpu": TrainConfig(batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2, ema=0.999, validate_minutes=3.0),
+    "gpu": TrainConfig(
+        batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2, ema=0.999, validate_minutes=3.0
+    ),
     # section 4.1 of the paper
     "paper": TrainConfig(
         network="c2", optimizer="adam", rate=1e-3, trunk_rate=1.0, decay=0.0, schedule="steps", warmup=0,
@@ -126,7 +130,7 @@ class Run:
             group["lr"] = self.config.rate * factor * group["factor"]
         loss = self.task.loss(self.network, self.step, self.config.batch, self.config.seed)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         self.step += 1
@@ -185,7 +189,9 @@ def _training(run: Run) -> Iterator[dict[str, Any]]:
         losses.append(run.advance())
         now = run.elapsed
         if now - reported > 30:
-            yield _record(run, loss=sum(losses) / len(losses), rate=len(losses) * config.batch / (now - reported))
+            yield _record(
+                run, loss=sum(losses) / len(losses), rate=len(losses) * config.batch / (now - reported)
+            )
             reported, losses = now, []
         if now - saved > 60 * config.checkpoint_minutes:
             run.save()
@@ -204,7 +210,11 @@ def _validation(run: Run) -> dict[str, Any]:
 
 
 def _record(run: Run, **values: float) -> dict[str, Any]:
-    position = {"step": run.step, "samples": run.step * run.config.batch, "minutes": round(run.elapsed / 60, 2)}
+    position = {
+        "step": run.step,
+        "samples": run.step * run.config.batch,
+        "minutes": round(run.elapsed / 60, 2),
+    }
     return position | {"progress": round(run.progress, 4)} | {k: round(v, 5) for k, v in values.items()}
 
 

@@ -14,8 +14,9 @@ from model.keypoints import EDGES
 
 #: A standing figure in a unit box, COCO order.
 FIGURE = np.array([
-    [.50, .08], [.54, .06], [.46, .06], [.58, .08], [.42, .08], [.66, .22], [.34, .22], [.74, .38], [.26, .38],
-    [.78, .52], [.22, .52], [.60, .54], [.40, .54], [.62, .75], [.38, .75], [.63, .96], [.37, .96],
+    [.50, .08], [.54, .06], [.46, .06], [.58, .08], [.42, .08], [.66, .22], [.34, .22],
+    [.74, .38], [.26, .38], [.78, .52], [.22, .52], [.60, .54], [.40, .54],
+    [.62, .75], [.38, .75], [.63, .96], [.37, .96],
 ])  # fmt: skip
 
 
@@ -36,8 +37,8 @@ def write_shard(path: Path, split: str, images: int, seed: int) -> None:
             sure = np.concatenate([points, np.full((17, 1), 0.9)], 1)
             coco["annotations"].append({
                 "id": index, "image_id": index, "category_id": 1, "iscrowd": 0, "bbox": box.tolist(),
-                "area": float(box[2] * box[3] * 0.55), "keypoints": visible.ravel().tolist(), "num_keypoints": 17,
-                "teacher_keypoints": sure.ravel().tolist(), "agreement": 1.0,
+                "area": float(box[2] * box[3] * 0.55), "keypoints": visible.ravel().tolist(),
+                "num_keypoints": 17, "teacher_keypoints": sure.ravel().tolist(), "agreement": 1.0,
             })  # fmt: skip
         _add(tar, "annotations.json.gz", gzip.compress(json.dumps(coco).encode()))
 

@@ -5,12 +5,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from skimage import data
 
 from model.coco import read_coco
-from tests.shards import annotation, encode
+from tests.model.labelled import PORTRAIT, annotation, encode
 
-PHOTO = np.ascontiguousarray(data.astronaut()[:240, :, ::-1])
+PHOTO = PORTRAIT[:240]
 
 
 @pytest.fixture

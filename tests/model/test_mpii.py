@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.io import savemat
-from skimage import data
 
+from model import lgmpose
+from model.evaluate import main
 from model.mpii import FLIP_INDEX, HOLD_OUT, NAMES, read_mpii
-from tests.shards import encode
+from tests.model.labelled import PORTRAIT, encode
 
-PHOTO = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
 TRAIN_VIDEO, VAL_VIDEO = HOLD_OUT + 1, HOLD_OUT
 
 
@@ -55,7 +55,7 @@ def write(root: Path, photos: Sequence[dict[str, Any]], training: Sequence[int])
     savemat(root / "mpii_human_pose_v1_u12_1.mat", {"RELEASE": release})
     (root / "images").mkdir()
     for each in photos:
-        (root / "images" / each["image"][0, 0]["name"]).write_bytes(encode(PHOTO, ".jpg"))
+        (root / "images" / each["image"][0, 0]["name"]).write_bytes(encode(PORTRAIT, ".jpg"))
 
 
 JOINTS = [point(k, 11.0 + k, 21.0 + 2 * k, is_visible=float(k % 2)) for k in range(16)]
@@ -71,7 +71,7 @@ def test_persons_of_the_published_layout(tmp_path: Path) -> None:
     write(tmp_path, photos, [1, 0])
     (scene,) = read_mpii(tmp_path, "train")
     assert (scene.id, scene.source, scene.split, scene.boxes_complete) == (0, "mpii", "train", False)
-    assert scene.image().shape == PHOTO.shape
+    assert scene.image().shape == PORTRAIT.shape
     first, second = scene.persons
     # the file counts pixels from 1
     assert first.keypoints.tolist() == [[10 + k, 20 + 2 * k, 1 + k % 2] for k in range(16)]
@@ -111,6 +111,21 @@ def test_photos_without_usable_persons_are_left_out(tmp_path: Path) -> None:
     no_place = {key: value for key, value in person(JOINTS).items() if key != "objpos"}
     write(tmp_path, [nobody, photo("placeless.jpg", struct(no_place), TRAIN_VIDEO)], [1, 1])
     assert read_mpii(tmp_path, "train") == []
+
+
+def test_evaluation_prints_pckh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [
+        photo(f"{n}.jpg", struct(person(JOINTS), person(JOINTS, 300, 300)), VAL_VIDEO) for n in range(2)
+    ]
+    write(tmp_path, photos, [1, 1])
+    network = lgmpose.LGMPose(lgmpose.for_input(lgmpose.LGMPoseConfig(), 256, 256, 16))
+    lgmpose.save(network, tmp_path / "pose.safetensors")
+    main(["--pose", f"{tmp_path}/pose.safetensors", "--data", f"{tmp_path}", "--source", "mpii", "--flip"])
+    titles, _, ours = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    groups = ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean"]
+    assert titles == ["| network", *groups, "persons", "images |"]
+    assert ours[0] == "| ours" and ours[-2:] == ["4", "2 |"]
+    assert all(0 <= float(rate) <= 1 for rate in ours[1:-2])
 
 
 def test_the_test_part_has_no_labels(tmp_path: Path) -> None:

@@ -3,12 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skimage import data
 
 from model.scenes import read_shards
-from tests.shards import annotation, photo, write_shard
-
-ASTRONAUT = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+from tests.model.labelled import PORTRAIT, annotation, photo, write_photos
 
 
 def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
@@ -17,13 +14,13 @@ def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
     first = annotation(7, 1, (10, 20, 30, 50), keypoints=keypoints, teacher_keypoints=teacher, agreement=0.9)
     second = annotation(8, 2, (1, 2, 3, 4), iscrowd=1, area=5.5, teacher_keypoints=[])
     third = annotation(9, 1, (0, 0, 9, 9))
-    photos = [photo(1, ASTRONAUT), photo(2, ASTRONAUT[:100], source="misc", boxes_complete=False)]
-    write_shard(tmp_path / "val.tar", photos, [first, second, third])
+    photos = [photo(1, PORTRAIT), photo(2, PORTRAIT[:100], source="misc", boxes_complete=False)]
+    write_photos(tmp_path / "val.tar", photos, [first, second, third])
     one, two = read_shards([tmp_path / "val.tar"])
     assert (one.id, one.source, one.split, one.boxes_complete) == (1, "coco", "val", True)
     assert (two.id, two.source, two.boxes_complete) == (2, "misc", False)
-    np.testing.assert_array_equal(one.image(), ASTRONAUT)
-    np.testing.assert_array_equal(two.image(), ASTRONAUT[:100])
+    np.testing.assert_array_equal(one.image(), PORTRAIT)
+    np.testing.assert_array_equal(two.image(), PORTRAIT[:100])
     assert [person.id for person in one.persons] == [7, 9] and [person.id for person in two.persons] == [8]
     person, crowd, bare = one.persons[0], two.persons[0], one.persons[1]
     assert person.box.tolist() == [10, 20, 40, 70] and person.area == 1500 and person.agreement == 0.9
@@ -34,15 +31,15 @@ def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
 
 def test_shards_follow_each_other(tmp_path: Path) -> None:
     for number in (1, 2):
-        write_shard(tmp_path / f"{number}.tar", [photo(number, ASTRONAUT[:32, :32])], [])
+        write_photos(tmp_path / f"{number}.tar", [photo(number, PORTRAIT[:32, :32])], [])
     scenes = read_shards([tmp_path / "2.tar", tmp_path / "1.tar"])
     assert [scene.id for scene in scenes] == [2, 1]
 
 
 def test_scenes_go_to_other_processes(tmp_path: Path) -> None:
-    write_shard(tmp_path / "val.tar", [photo(1, ASTRONAUT)], [annotation(1, 1, (0, 0, 9, 9))])
+    write_photos(tmp_path / "val.tar", [photo(1, PORTRAIT)], [annotation(1, 1, (0, 0, 9, 9))])
     scene = pickle.loads(pickle.dumps(read_shards([tmp_path / "val.tar"])[0]))
-    np.testing.assert_array_equal(scene.image(), ASTRONAUT)
+    np.testing.assert_array_equal(scene.image(), PORTRAIT)
 
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
@@ -51,8 +48,8 @@ def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_photo_that_cannot_be_decoded_is_an_error_of_its_own(tmp_path: Path) -> None:
-    write_shard(tmp_path / "val.tar", [photo(1, b"no image at all"), photo(2, ASTRONAUT)], [])
+    write_photos(tmp_path / "val.tar", [photo(1, b"no image at all"), photo(2, PORTRAIT)], [])
     bad, good = read_shards([tmp_path / "val.tar"])
     with pytest.raises(ValueError, match="image 1 of coco cannot be decoded"):
         bad.image()
-    assert good.image().shape == ASTRONAUT.shape
+    assert good.image().shape == PORTRAIT.shape

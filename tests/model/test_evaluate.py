@@ -1,0 +1,199 @@
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, pose_score
+from model.geometry import Floats, Pixels
+from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
+from model.scenes import Scene, read_shards
+from tests.model.labelled import (
+    annotation,
+    dotted,
+    person,
+    photo,
+    random_joints,
+    random_keypoints,
+    scene,
+    write_photos,
+)
+from tests.networks import BOX, save_networks
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.fixture
+def labelled() -> list[Scene]:
+    """Six photos of two persons each, every keypoint labelled."""
+    rng = np.random.default_rng(7)
+    return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
+
+
+def test_a_pose_is_as_sure_as_its_sure_keypoints() -> None:
+    keypoints = np.zeros((3, 17, 3), np.float32)
+    keypoints[0, :, 2] = 0.5
+    keypoints[1, :4, 2], keypoints[1, 4:, 2] = 0.8, 0.19
+    keypoints[2, :, 2] = 0.1
+    np.testing.assert_allclose(pose_score(keypoints), [0.5, 0.8, 0.0], atol=1e-6)
+
+
+class Teller:
+    """A pose network that knows the labels, and notes what it is asked."""
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        self.labels = [p for s in scenes for p in s.persons]
+        self.asked: list[list[float]] = []
+
+    def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
+        self.asked += boxes.tolist()
+        nearest = [min(self.labels, key=lambda p: float(np.abs(p.box - box).sum())) for box in boxes]
+        found = np.stack([p.keypoints for p in nearest])
+        found[..., 2] = 1
+        return found
+
+
+def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) -> None:
+    unlabelled = person(1, random_keypoints(np.random.default_rng(1)) * (1, 1, 0))
+    crowd = person(2, random_keypoints(np.random.default_rng(2)), crowd=True)
+    first = replace(labelled[0], persons=(*labelled[0].persons, unlabelled, crowd))
+    scenes = [first, *labelled[1:], scene(99, [unlabelled]), scene(98, [])]
+    teller = Teller(labelled)
+    accuracy = pose_accuracy(teller, scenes)
+    assert (accuracy.ap, accuracy.persons, accuracy.images) == (1, 12, 6)
+    assert teller.asked == [p.box.tolist() for s in labelled for p in s.persons]
+
+
+def test_detected_boxes_carry_their_scores_into_the_poses(labelled: list[Scene]) -> None:
+    scenes = [*labelled, scene(99, [])]
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    found = [(np.stack([p.box for p in s.persons]), np.array([0.9, 0.3], np.float32)) for s in labelled]
+    poses = estimate(Teller(labelled), scenes, [*found, none])
+    assert keypoint_accuracy(scenes, poses).ap == 1
+    np.testing.assert_allclose(poses[0][1], [0.9, 0.3])
+    assert poses[-1][0].shape == (0, 17, 3) and poses[-1][1].shape == (0,)
+    surest = labelled[0].persons[0].box[None], np.array([1.0], np.float32)
+    assert keypoint_accuracy(scenes, estimate(Teller(labelled), scenes, [*found, surest])).ap < 1
+
+
+def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Scene]) -> None:
+    boxes = np.arange(120, dtype=np.float32).reshape(30, 4)
+    ((keypoints, scores),) = estimate(
+        Teller(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
+    )
+    assert len(keypoints) == len(scores) == 20 and scores[0] == 1
+
+
+def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scene]) -> None:
+    class Fixed:
+        seen = 0
+
+        def persons(self, image: Pixels) -> Scored:
+            self.seen += 1
+            return np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32)
+
+    fixed = Fixed()
+    scenes = [labelled[0], replace(labelled[1], boxes_complete=False), scene(99, [])]
+    accuracy = person_accuracy(fixed, scenes)
+    assert (accuracy.ap, accuracy.persons, accuracy.images, fixed.seen) == (1, 2, 1, 1)
+
+
+def test_pckh_of_a_predictor() -> None:
+    labels = [person(n, random_joints(n), head_size=20.0) for n in range(4)]
+    scenes = [scene(0, labels[:1]), scene(1, labels[1:])]
+    off = replace(labels[2], keypoints=labels[2].keypoints + np.float32(50))
+    told = [scene(0, [labels[0], labels[1], off, labels[3]])]
+    figures = pckh_accuracy(Teller(told), scenes)
+    assert figures == {**dict.fromkeys([*PCKH_GROUPS, "mean"], 0.75), "persons": 4, "images": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Networks, and a shard: a person they find, the same without keypoints, and nobody but a bright spot."""
+    save_networks(tmp_path)
+    points = np.array([[120.3, 60.2], [200.4, 150.1], [160.0, 250.7]], np.float32)
+    image = np.zeros((320, 320, 3), np.uint8)
+    for channel, at in enumerate(points):
+        image[..., channel] = 200.0 / 255 * dotted(at[None], (320, 320))[..., channel]
+    keypoints = [float(v) for k in range(17) for v in (*points[k % 3], 2)]
+    x1, y1, x2, y2 = BOX
+    box = (x1, y1, x2 - x1, y2 - y1)
+    spot = dotted(np.array([[100, 100]], np.float32), (320, 320))
+    photos = [
+        photo(1, image),
+        photo(2, image, boxes_complete=False),
+        photo(3, spot),
+        photo(4, image, source="misc", boxes_complete=False),
+        photo(5, image, split="train"),
+    ]
+    labels = [annotation(n, n, box, keypoints=keypoints) for n in (1, 2, 4, 5)]
+    write_photos(tmp_path / "shard.tar", photos, labels)
+    return tmp_path
+
+
+def run(folder: Path, *options: str) -> None:
+    main(
+        [
+            "--pose",
+            f"{folder}/pose.onnx",
+            "--detector",
+            f"{folder}/detector.onnx",
+            "--data",
+            f"{folder}",
+            *options,
+        ]
+    )
+
+
+def test_the_command_prints_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "--json", f"{folder}/figures.json")
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
+    ]
+    assert lines[0] == ["task", "network", "AP", "AP50", "AP75", "AR", "persons", "images"]
+    table = {(line[0], line[1]): (float(line[2]), int(line[6]), int(line[7])) for line in lines[2:]}
+    both = "keypoints, boxes detected"
+    assert table == {
+        ("keypoints, boxes given", "ours"): (1.0, 2, 2),
+        ("person boxes", "ours"): (1.0, 1, 1),
+        ("person boxes, all photos", "ours"): (0.5, 1, 2),  # the brighter spot is taken for a person
+        (both, "ours + ours"): (1.0, 1, 1),
+        (f"{both}, all photos", "ours + ours"): (0.5, 1, 2),
+    }
+    stored = json.loads((folder / "figures.json").read_text())
+    assert (stored["split"], stored["source"], stored["flip"], stored["dark"]) == ("val", "coco", False, True)
+    assert [row["ap"] for row in stored["rows"]] == pytest.approx([1, 1, 0.5, 1, 0.5], abs=5e-3)
+
+
+def test_the_command_chooses_split_and_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "--source", "misc", "--no-dark")
+    tasks = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert tasks == ["| keypoints, boxes given"]  # the boxes of that photo are not complete
+    with pytest.raises(ValueError, match="no photos of split 'test', source 'coco'"):
+        run(folder, "--split", "test")
+    with pytest.raises(FileNotFoundError):
+        run(folder / "nowhere")
+
+
+def val_photos(n: int) -> list[Scene]:
+    scenes = [
+        s for s in read_shards([SHARED / "data" / "val.tar"]) if s.source == "coco" and s.boxes_complete
+    ]
+    return [s for s in scenes if any(p.keypoints[:, 2].any() for p in s.persons)][:n]
+
+
+@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not at hand")
+def test_published_networks_are_fed_as_they_expect() -> None:
+    from model.peers import MoveNetLightning, PicoDet, PPTinyPose, RTMDet
+
+    cv2.setNumThreads(1)
+    scenes, folder = val_photos(8), SHARED / "teachers"
+    plain = pose_accuracy(PPTinyPose(folder), scenes).ap
+    assert plain > 0.6
+    assert pose_accuracy(PPTinyPose(folder, flip=True), scenes).ap > plain - 0.03
+    assert pose_accuracy(MoveNetLightning(folder), scenes).ap > 0.25
+    assert person_accuracy(PicoDet(folder), scenes).ap > 0.3
+    assert person_accuracy(RTMDet(folder), scenes).ap > 0.3

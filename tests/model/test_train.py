@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.lgmpose import LGMPose
+from model.muon import Muon, orthogonal
+from model.tasks import make_task
+from model.train import PRESETS, Run, TrainConfig, parse, rate_factor, train
+
+
+def config(shards: Path, folder: Path) -> TrainConfig:
+    """Two epochs of six batches of the tiny data set, a checkpoint after each batch."""
+    return TrainConfig(
+        data=str(shards), run=str(folder / "run"), cache=str(folder / "cache"), epochs=2, batch=2, warmup=2,
+        threads=1, checkpoint_minutes=0.0, frozen=0,
+    )  # fmt: skip
+
+
+def options(config: TrainConfig) -> list[str]:
+    default = TrainConfig()
+    changed = {k: v for k, v in vars(config).items() if v != getattr(default, k)}
+    return [part for name, value in changed.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.mark.timeout(300)
+def test_killed_in_mid_epoch_it_resumes_with_the_very_next_batch(shards: Path, tmp_path: Path) -> None:
+    whole, killed = (config(shards, tmp_path / name) for name in ("whole", "killed"))
+    expected = train(whole)
+    command = [sys.executable, "-m", "model.train", *options(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = Path(killed.run) / "checkpoint.pt"
+    try:
+        while not checkpoint.exists() or torch.load(checkpoint, weights_only=True)["step"] < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert torch.load(checkpoint, weights_only=True)["step"] < 12
+    resumed = train(killed)
+    assert resumed.step == expected.step == 12
+    for ours, theirs in zip(
+        resumed.network.state_dict().values(), expected.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_training_learns_and_leaves_metrics_curves_and_weights(shards: Path, tmp_path: Path) -> None:
+    tiny = replace(config(shards, tmp_path), epochs=6, rate=3e-3, ema=0.5)
+    task = make_task(tiny)
+    before = sum(task.loss(task.network, step, 4, 99).item() for step in range(3))
+    run = train(tiny)
+    after = sum(task.loss(run.network, step, 4, 99).item() for step in range(3))
+    assert after < 0.9 * before
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 36 and 0 <= records[-1]["AP"] <= 1
+    for name in ("curves.png", "pose.safetensors", "pose.json", "config.json"):
+        assert (run.folder / name).stat().st_size > 100
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -> None:
+    tiny = config(shards, tmp_path)
+    run = Run(tiny, make_task(tiny))
+    assert isinstance(run.network, LGMPose)
+    with torch.no_grad():
+        run.network.head.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        run.advance()
+
+
+def test_paper_preset_divides_the_rate_at_epochs_200_and_240() -> None:
+    paper = PRESETS["paper"]
+    rates = [
+        round(paper.rate * rate_factor(paper, 1, epoch / 260), 9) for epoch in (0, 199, 200, 239, 240, 259)
+    ]
+    assert rates == [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
+    assert (paper.optimizer, paper.batch, paper.epochs) == ("adam", 32, 260)
+
+
+def test_cooldown_warms_up_stays_and_falls() -> None:
+    cpu = PRESETS["cpu"]
+    assert rate_factor(cpu, 0, 0.0) == pytest.approx(1 / cpu.warmup)
+    assert rate_factor(cpu, 10_000, 0.69) == 1
+    assert rate_factor(cpu, 10_000, 1.0) == pytest.approx(0.02)
+
+
+def test_command_line_changes_the_preset_and_asks_for_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = parse(["--preset", "gpu", "--minutes", "9", "--batch", "64"])
+    assert (parsed.minutes, parsed.batch, parsed.rate) == (9, 64, PRESETS["gpu"].rate)
+    with pytest.raises(SystemExit):
+        parse(["--preset", "cpu"])
+    assert "--minutes or --epochs" in capsys.readouterr().err
+
+
+def test_orthogonal_brings_singular_values_near_one() -> None:
+    matrix = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    for shape in (matrix, matrix.T):
+        values = torch.linalg.svdvals(orthogonal(shape))
+        assert values.min() > 0.6 and values.max() < 1.3
+        # the directions stay: the nearest orthogonal matrix has the same singular vectors
+        u, _, v = torch.linalg.svd(shape, full_matrices=False)
+        assert (
+            torch.nn.functional.cosine_similarity(orthogonal(shape).flatten(), (u @ v).flatten(), dim=0)
+            > 0.97
+        )
+
+
+def test_muon_finds_the_least_squares_solution() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 8)
+    inputs, wanted = torch.randn(64, 8), torch.nn.Linear(8, 8)
+    target = wanted(inputs).detach()
+    optimizer = Muon(layer.parameters(), lr=0.05, weight_decay=0.0)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
+        optimizer.zero_grad()
+        (layer(inputs) - target).square().mean().backward()
+        optimizer.step()
+    assert (layer(inputs) - target).square().mean() < 1e-3
