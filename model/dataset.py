@@ -140,7 +140,7 @@ class PersonCrops:
     def _augment(
         self, images: Tensor, points: Tensor, weights: Tensor, generator: torch.Generator
     ) -> PoseBatch:
-        n, (height, width) = len(images), self.size
+        n, height = len(images), self.size[0]
         centre = torch.tensor([(CACHE_SIZE[1] - 1) / 2, (CACHE_SIZE[0] - 1) / 2], device=self.device).repeat(
             n, 1
         )

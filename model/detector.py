@@ -93,13 +93,13 @@ def grid(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def save(network: PersonDetector, path: Path) -> None:
-    """Write the weights to `path` (.safetensors) and the configuration beside them (.json)."""
-    save_file({k: v.contiguous().float().cpu() for k, v in network.state_dict().items()}, path)
+    """Write the weights, as they are, to `path` (.safetensors) and the configuration beside them (.json)."""
+    save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(network.config)) + "\n")
 
 
 def load(path: Path) -> PersonDetector:
-    """The network written by `save`, in evaluation mode."""
+    """The network written by `save`, in single precision and evaluation mode."""
     fields = json.loads(path.with_suffix(".json").read_text())
     trunk = tuple(tuple(spec) for spec in fields.pop("trunk"))
     size = tuple(fields.pop("input_size"))

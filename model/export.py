@@ -1,7 +1,8 @@
 """Exports a network to ONNX: `python -m model.export --task pose runs/pose/pose.safetensors`.
 
 The file is all that serving needs: uint8 BGR images in, normalisation inside the graph, and the
-geometry in its metadata. It is written only when onnxruntime and torch agree on it.
+geometry in its metadata. It is written only when onnxruntime and torch agree on it. Beside it go the
+same weights in half precision, to train further or to serve with torch.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -19,26 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from model import detector, keypoints, lgmpose
+from model.serving import ServingGraph
 
+Network = TypeVar("Network", bound=nn.Module)
 FORMAT = "1"
 TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
     """onnxruntime and torch disagree on the exported graph."""
-
-
-class ServingGraph(nn.Module):
-    """A network behind the interface of serving: images uint8 (N, H, W, 3) BGR."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        rgb = image.permute(0, 3, 1, 2).float()[:, [2, 1, 0]]
-        outputs: Tensor | tuple[Tensor, ...] = self.network(rgb)
-        return outputs
 
 
 def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
@@ -118,6 +108,11 @@ def _difference(graph: nn.Module, serialised: bytes, size: tuple[int, int]) -> f
     return worst
 
 
+def rounded(network: Network) -> Network:
+    """The network with weights that half precision holds exactly, in single precision."""
+    return network.half().float()
+
+
 def _commit() -> str:
     """The commit of the code, or "unknown" outside a checkout."""
     found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -133,10 +128,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--version", default="0.1.0", help="version of the weights")
     options = parser.parse_args(arguments)
     out = options.out or Path(__file__).parent / "weights" / f"{options.task}.onnx"
+    beside = out.with_suffix(".safetensors")
     if options.task == "pose":
-        difference = export_pose(lgmpose.load(options.weights), out, options.version)
+        pose = rounded(lgmpose.load(options.weights))
+        difference = export_pose(pose, out, options.version)
+        lgmpose.save(pose.half(), beside)
     else:
-        difference = export_detector(detector.load(options.weights), out, options.version)
+        persons = rounded(detector.load(options.weights))
+        difference = export_detector(persons, out, options.version)
+        detector.save(persons.half(), beside)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, onnxruntime and torch differ by {difference:.1g}")
 
 

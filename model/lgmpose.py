@@ -149,13 +149,13 @@ def _tuple(value: Any) -> Any:
 
 
 def save(network: LGMPose, path: Path) -> None:
-    """Write the weights to `path` (.safetensors) and the configuration beside them (.json)."""
-    save_file({k: v.contiguous().float().cpu() for k, v in network.state_dict().items()}, path)
+    """Write the weights, as they are, to `path` (.safetensors) and the configuration beside them (.json)."""
+    save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(network.config), indent=1) + "\n")
 
 
 def load(path: Path) -> LGMPose:
-    """The network written by `save`, in evaluation mode."""
+    """The network written by `save`, in single precision and evaluation mode."""
     network = LGMPose(config_from_json(json.loads(path.with_suffix(".json").read_text())))
     network.load_state_dict(load_file(path))
     return network.eval()
