@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.errors import ArtefactError
 from service.logs import configure_logs
 
 logger = logging.getLogger("service")
+_PONG_TIMEOUT_S = 300
 _PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 
@@ -35,26 +37,51 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                ws="websockets-sansio",
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,  # pictures are compressed already
+                # a pong waits behind the frames that are held back
+                ws_ping_timeout=_PONG_TIMEOUT_S,
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
             )
         )
-        self._state = app.state
+        self._state, self._drain_timeout_s = app.state, settings.drain_timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce it."""
-        await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         grpc_port = self._state.grpc_port
         logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
         print(_greeting(url, grpc_port), file=sys.stderr, flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
+        for server in self.servers:
+            server.close()
+        self._draining = asyncio.create_task(self._state.estimator.drain(self._drain_timeout_s))
+        await asyncio.wait((self._draining,))
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Refuse new work at once; a second signal ends without waiting."""
-        self.force_exit = self.should_exit
+        """Refuse new work at once; a second SIGINT ends without waiting.
+
+        A second SIGTERM changes nothing: `make` and others pass on what the whole process group got.
+        """
+        self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
-        self._loop.call_soon_threadsafe(self._state.estimator.draining.set)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        logger.info("draining")
+        self._state.estimator.draining.set()
+        if self.force_exit and self._draining is not None:
+            self._draining.cancel()
 
 
 def main() -> None:
@@ -72,11 +99,22 @@ def main() -> None:
     from service.app import create_app
 
     _warn_if_public(settings.host)
+    _check_port("POSE_HTTP_PORT", settings.host, settings.http_port)
+    _check_port("POSE_GRPC_PORT", settings.host, settings.grpc_port)
     try:
         app = create_app(settings)
     except ArtefactError as error:
         raise SystemExit(str(error)) from None
     Server(app, settings).run()
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    """Exits with one line when the port cannot be had; the servers themselves would give a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise SystemExit(f"{name}: cannot listen on {host} port {port}: {error.strerror}") from None
 
 
 def _warn_if_public(host: str) -> None:

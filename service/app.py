@@ -10,6 +10,8 @@ from fastapi import FastAPI
 
 from service.api.grpc import serve_grpc
 from service.api.rest import RestApi
+from service.api.video import VideoApi
+from service.api.websocket import WebSocketApi
 from service.batching import Batcher
 from service.config import Settings
 from service.cpu import available_cpus
@@ -25,7 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
     Its state holds `estimator` and, once started, `grpc_port`.
     """
     cpus = available_cpus()
-    pipeline = open_pipeline(settings.weights, threads=settings.threads or cpus)
+    pipeline = open_pipeline(settings.weights, threads=settings.threads or cpus, runtime=settings.runtime)
     batcher = Batcher(pipeline.run, max_batch=settings.max_batch)
     decoders = ThreadPoolExecutor(cpus, "decoder")
     estimator = Estimator(
@@ -34,6 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
         max_images=settings.max_images,
         max_pixels=settings.max_pixels,
         timeout_s=settings.request_timeout_s,
+        max_streams=settings.max_streams,
+        stream_window=settings.stream_window,
     )
     _publish(pipeline.models)
 
@@ -44,14 +48,20 @@ def create_app(settings: Settings) -> FastAPI:
             pipeline.models,
             f"{_bracketed(settings.host)}:{settings.grpc_port}",
             max_bytes=settings.max_body_bytes,
+            receipt_timeout_s=settings.receipt_timeout_s,
             drain_timeout_s=settings.drain_timeout_s,
         ) as app.state.grpc_port:
             yield
-            estimator.draining.set()
         await batcher.close()
         decoders.shutdown()
 
-    app = FastAPI(title="LGM-Pose", version=version("lgm-pose"), description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="LGM-Pose",
+        version=version("lgm-pose"),
+        description=_DESCRIPTION,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+    )
     app.state.estimator = estimator
     RestApi(
         estimator=estimator,
@@ -59,6 +69,15 @@ def create_app(settings: Settings) -> FastAPI:
         decoders=decoders,
         max_body_bytes=settings.max_body_bytes,
         receipt_timeout_s=settings.receipt_timeout_s,
+    ).install(app)
+    WebSocketApi(estimator, settings.receipt_timeout_s).install(app)
+    VideoApi(
+        estimator=estimator,
+        decoders=decoders,
+        max_bytes=settings.max_video_bytes,
+        max_seconds=settings.max_video_s,
+        # at the pace that the largest request needs
+        receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
     return app
 

@@ -1,6 +1,7 @@
 """Settings of the service, from the environment."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,14 +20,23 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
     grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
     weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
+    runtime: Literal["onnx", "torch"] = Field(
+        default="onnx", description="onnx: onnxruntime; torch: for a GPU without onnxruntime-gpu"
+    )
     threads: int = Field(default=0, description="threads of a network; 0 takes the CPU quota", ge=0, le=1024)
     max_batch: int = Field(default=8, description="images that run together, at most", ge=1, le=1024)
     max_images: int = Field(
         default=64, description="images admitted at once; more are refused as overload", ge=1
     )
+    max_streams: int = Field(default=64, description="streams open at once; more are refused", ge=0)
+    stream_window: int = Field(
+        default=4, description="frames of a stream worked on at once, at most", ge=1, le=256
+    )
     max_body_bytes: int = Field(
         default=20 * 2**20, description="bytes of a request or gRPC message, at most", ge=1024, le=2**31 - 1
     )
+    max_video_bytes: int = Field(default=200 * 2**20, description="bytes of a video file, at most", ge=1024)
+    max_video_s: float = Field(default=600, description="seconds of a video file, at most", gt=0)
     max_pixels: int = Field(default=40_000_000, description="pixels of an image, at most", ge=1)
     request_timeout_s: float = Field(
         default=30, description="seconds from admission to the answer, at most", gt=0, le=3600

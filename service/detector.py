@@ -1,25 +1,16 @@
 """Where the persons of an image are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from model.geometry import letterbox, non_maximum_suppression
 from service.runtime import Session, input_size
-from service.types import Floats, Frame
+from service.types import Boxes, Floats, Frame
 
 _MIN_SCORE = 0.05  # below it lies noise, whatever a caller asks for
 _MAX_CANDIDATES = 1000
 _NMS_IOU = 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Boxes:
-    """Persons of one image by falling score: boxes (N, 4) x1, y1, x2, y2 in its pixels, scores (N,)."""
-
-    boxes: Floats
-    scores: Floats
 
 
 class Detector:
@@ -31,7 +22,12 @@ class Detector:
         self._fill = int(session.metadata["letterbox_fill"])
 
     def detect(self, frames: Sequence[Frame]) -> list[Boxes]:
-        """The boxes of each frame that its options ask for."""
+        """The boxes of each frame that its options ask for; those that it brings stay as they are."""
+        unseen = [frame for frame in frames if frame.boxes is None]
+        found = iter(self._detect(unseen) if unseen else [])
+        return [next(found) if frame.boxes is None else frame.boxes for frame in frames]
+
+    def _detect(self, frames: Sequence[Frame]) -> list[Boxes]:
         canvases, scales = zip(*(letterbox(f.image, self._size, self._fill) for f in frames), strict=True)
         boxes, scores = self._session.run(np.stack(canvases))
         return [_select(*each) for each in zip(frames, boxes, scores, scales, strict=True)]

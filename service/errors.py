@@ -33,6 +33,12 @@ class InvalidImage(PoseError):
     code, http_status, grpc_status = "invalid_image", 400, StatusCode.INVALID_ARGUMENT
 
 
+class InvalidVideo(PoseError):
+    """The bytes are not a video that can be decoded."""
+
+    code, http_status, grpc_status = "invalid_video", 400, StatusCode.INVALID_ARGUMENT
+
+
 class MalformedBody(PoseError):
     """The body is not what its content type says."""
 
@@ -82,6 +88,12 @@ class InferenceFailed(PoseError):
 
     def __init__(self, detail: str = "the image could not be processed", *, index: int | None = None) -> None:
         super().__init__(detail, index=index)
+
+
+class NotInstalled(PoseError):
+    """What the request needs is an extra that this service was installed without."""
+
+    code, http_status, grpc_status = "not_installed", 501, StatusCode.UNIMPLEMENTED
 
 
 class ShuttingDown(PoseError):

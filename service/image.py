@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 
 from service.errors import ImageTooLarge, InvalidImage
-from service.types import Image
+from service.types import Image, Picture, RawImage
 
 MAX_SIDE = 32_766  # OpenCV warps no image with a longer side
 _MAX_SCANS = 64  # a progressive JPEG of many scans takes minutes to decode
@@ -19,13 +19,13 @@ _SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def read_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels as the header of a JPEG, PNG or WebP gives them; decodes no pixel.
 
     Raises InvalidImage; ImageTooLarge for more than `max_pixels` or a side over MAX_SIDE.
     """
     try:
-        width, height = _header(data)
+        width, height = _raw_size(data) if isinstance(data, RawImage) else _header(data)
     except (struct.error, ValueError, KeyError) as error:  # KeyError: simplejpeg, unknown colours
         raise InvalidImage("the image's header is damaged") from error
     if width < 1 or height < 1:
@@ -37,11 +37,14 @@ def read_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
-def decode(data: bytes) -> Image:
+def decode(data: Picture) -> Image:
     """The image (H, W, 3) BGR, upright after its EXIF orientation; the first frame of an animation.
 
     Check it with `read_size` first. Raises InvalidImage.
     """
+    if isinstance(data, RawImage):
+        pixels = np.frombuffer(data.data, np.uint8).reshape(data.height, data.width, 3)
+        return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
     if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
         return _upright(image, _jpeg_orientation(data))
     try:
@@ -51,6 +54,14 @@ def decode(data: bytes) -> Image:
     if decoded is None:
         raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
     return np.asarray(decoded, np.uint8)
+
+
+def _raw_size(raw: RawImage) -> tuple[int, int]:
+    if len(raw.data) != raw.width * raw.height * 3:
+        raise InvalidImage(
+            f"{len(raw.data)} bytes are not {raw.width} x {raw.height} pixels of 3 bytes in BGR or RGB"
+        )
+    return raw.width, raw.height
 
 
 def _header(data: bytes) -> tuple[int, int]:

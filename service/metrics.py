@@ -11,6 +11,8 @@ REQUESTS = Counter("pose_requests", "Requests and stream frames answered", ("api
 REQUEST_SECONDS = Histogram("pose_request_seconds", "From first byte to answer", ("api",), buckets=_SECONDS)
 STAGE_SECONDS = Histogram("pose_stage_seconds", "Time of an image in a stage", ("stage",), buckets=_SECONDS)
 IN_FLIGHT = Gauge("pose_in_flight", "Requests and stream frames not yet answered", ("api",))
+STREAMS = Gauge("pose_streams_open", "Streams open", ("api",))
+STREAM_FRAMES = Counter("pose_stream_frames", "Stream frames by what became of them", ("policy", "outcome"))
 QUEUE_DEPTH = Gauge("pose_queue_depth", "Decoded images that wait for the worker")
 BATCH_IMAGES = Histogram("pose_batch_images", "Images in a batch", buckets=_COUNTS)
 BATCH_CROPS = Histogram("pose_batch_crops", "Person crops in a batch", buckets=(0, *_COUNTS, 256, 512))

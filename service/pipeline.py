@@ -7,7 +7,7 @@ from time import perf_counter
 from service.detector import Detector
 from service.metrics import BATCH_CROPS
 from service.pose import PoseEstimator
-from service.runtime import Session, model_of, open_session
+from service.runtime import Runtime, Session, model_of, open_session
 from service.types import Estimate, Frame, Models
 
 
@@ -29,9 +29,9 @@ class Pipeline:
         return [Estimate(each, detect=between - start, pose=end - between) for each in persons]
 
 
-def open_pipeline(weights: Path, *, threads: int) -> Pipeline:
+def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
     """The pipeline of `detector.onnx` and `pose.onnx` in a folder. Raises ArtefactError."""
     return Pipeline(
-        detector=open_session(weights / "detector.onnx", "detector", threads=threads),
-        pose=open_session(weights / "pose.onnx", "pose", threads=threads),
+        detector=open_session(weights / "detector.onnx", "detector", threads=threads, runtime=runtime),
+        pose=open_session(weights / "pose.onnx", "pose", threads=threads, runtime=runtime),
     )

@@ -7,10 +7,9 @@ import numpy as np
 
 from model.geometry import box_to_affine, crop, decode_heatmaps, invert, transform
 from model.keypoints import NAMES
-from service.detector import Boxes
 from service.errors import ArtefactError
 from service.runtime import Session, input_size
-from service.types import Floats, Frame, Person
+from service.types import Boxes, Floats, Frame, Person
 
 CROPS_PER_RUN = 32
 _SURE = 0.2  # keypoints below this score do not count in a person's score
@@ -64,13 +63,17 @@ def _person(box: Floats, box_score: float, keypoints: Floats, affine: Floats) ->
     """Rounded to 0.01 pixel and 0.0001: finer digits only make answers longer."""
     xy = transform(keypoints[:, :2], invert(affine)).round(2).tolist()
     scores = keypoints[:, 2]
-    sure = scores[scores > _SURE]
-    mean = float(sure.mean()) if len(sure) else 0.0
     x1, y1, x2, y2 = box.round(2).tolist()
     return Person(
         bbox=(round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)),
-        score=round(box_score * mean, 4),
+        score=round(box_score * keypoint_score(scores), 4),
         keypoints=tuple(
             (round(x, 2), round(y, 2), round(s, 4)) for (x, y), s in zip(xy, scores.tolist(), strict=True)
         ),
     )
+
+
+def keypoint_score(scores: Floats) -> float:
+    """Mean of the keypoint scores above 0.2, as COCO results are usually rescored; 0 without any."""
+    sure = scores[scores > _SURE]
+    return float(sure.mean()) if len(sure) else 0.0

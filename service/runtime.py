@@ -12,6 +12,7 @@ from service.errors import ArtefactError
 from service.types import Floats, Image, Model
 
 Task = Literal["pose", "detector"]
+Runtime = Literal["onnx", "torch"]
 FORMAT = "1"
 _COMMON = ("name", "version", "commit", "input_size")
 _REQUIRED = {
@@ -24,7 +25,9 @@ _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutio
 class Session(Protocol):
     """A network that is ready to run."""
 
-    metadata: Mapping[str, str]
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself, all as text."""
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """The network's outputs, each (N, ...), of uint8 images (N, H, W, 3) BGR."""
@@ -44,7 +47,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common class
-            raise ArtefactError(f"{path}: cannot be loaded: {error}") from error
+            raise ArtefactError(f"{path}: cannot be loaded: {_first_line(error)}") from error
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._input = self._session.get_inputs()[0].name
 
@@ -53,14 +56,35 @@ class OnnxSession:
         return tuple(self._session.run(None, {self._input: images}))
 
 
-def open_session(path: Path, task: Task, *, threads: int) -> Session:
+class TorchSession:
+    """The network of an ONNX file, run by torch from the weights beside it: on a GPU in half precision."""
+
+    def __init__(self, path: Path, task: Task, *, threads: int) -> None:
+        """Raises ArtefactError when torch or the .safetensors of `path` is missing or does not fit."""
+        self.metadata: Mapping[str, str] = OnnxSession(path, threads=1).metadata
+        weights = path.with_suffix(".safetensors")
+        try:
+            from model.serving import TorchNetwork  # torch is needed by this runtime alone
+
+            self.run = TorchNetwork(weights, task, threads=threads).run
+        except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
+            raise ArtefactError(f"{weights}: torch cannot run it: {_first_line(error)}") from error
+
+
+def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "onnx") -> Session:
     """The network of `path`, checked and warmed. Raises ArtefactError when it is not one for `task`."""
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
-    session = OnnxSession(path, threads=threads)
+    session: Session
+    if runtime == "torch":
+        session = TorchSession(path, task, threads=threads)
+    else:
+        session = OnnxSession(path, threads=threads)
     check(session.metadata, task, path)
-    height, width = input_size(session)
-    session.run(np.zeros((1, height, width, 3), np.uint8))
+    try:
+        session.run(np.zeros((1, *input_size(session), 3), np.uint8))
+    except Exception as error:
+        raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
     return session
 
 
@@ -83,3 +107,7 @@ def input_size(session: Session) -> tuple[int, int]:
 def model_of(session: Session) -> Model:
     """What a network is called."""
     return Model(*(session.metadata[key] for key in ("name", "version", "commit")))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -4,15 +4,26 @@ Coordinates are pixels of the image after EXIF orientation: x right, y down, int
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, WithJsonSchema
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = npt.NDArray[np.float32]
-BBox = tuple[float, float, float, float]  # x1, y1, x2, y2
 MAX_PERSONS = 200  # of an image, whatever a caller asks for
-Keypoint = tuple[float, float, float]  # x, y, score in [0, 1]
+
+
+def array_of(count: int, kind: str, description: str) -> WithJsonSchema:
+    """JSON schema of `count` items of one kind; few client generators understand that of a tuple."""
+    items = {"type": kind}
+    schema = {"type": "array", "items": items, "minItems": count, "maxItems": count}
+    return WithJsonSchema({**schema, "description": description})
+
+
+BBox = Annotated[tuple[float, float, float, float], array_of(4, "number", "x1, y1, x2, y2 in pixels")]
+Keypoint = Annotated[tuple[float, float, float], array_of(3, "number", "x, y in pixels, score in [0, 1]")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +35,20 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Boxes:
+    """Persons of one image by falling score: boxes (N, 4) x1, y1, x2, y2 in its pixels, scores (N,)."""
+
+    boxes: Floats
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded image and what its caller wants of it."""
+    """A decoded image and what its caller wants of it; the detector runs where no `boxes` are given."""
 
     image: Image
     options: Options
+    boxes: Boxes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +57,14 @@ class Person:
 
     bbox: BBox
     score: float
-    keypoints: tuple[Keypoint, ...]
+    keypoints: Annotated[tuple[Keypoint, ...], Field(min_length=17, max_length=17)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedPerson(Person):
+    """A person with the id that it keeps from frame to frame of its camera."""
+
+    track_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +111,16 @@ class Models:
 
     pose: Model
     detector: Model
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """Pixels as a camera gives them: `data` holds height x width x 3 bytes, in the order BGR or RGB."""
+
+    data: bytes | memoryview
+    width: int
+    height: int
+    rgb: bool = False
+
+
+Picture = bytes | RawImage  # bytes: an encoded JPEG, PNG or WebP

@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +29,41 @@ class Service:
     def __init__(self, **settings: object) -> None:
         variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
         ports = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
+        stderr, path = tempfile.mkstemp()
+        self._told = Path(path)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
             cwd=ROOT,
             env={**os.environ, **ports, **variables},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
             text=True,
         )
+        os.close(stderr)
         self.log: list[dict[str, Any]] = []
-        self._serving: Future[dict[str, Any]] = Future()
+        self._logged = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        serving = self._serving.result(timeout=60)
+        serving = self.wait_for_log("serving")
         self.url: str = serving["http"]
         self.grpc: str = f"127.0.0.1:{serving['grpc_port']}"
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.log.append(json.loads(line))
-            if self.log[-1]["message"] == "serving":
-                self._serving.set_result(self.log[-1])
-        if not self._serving.done():
-            self._serving.set_exception(RuntimeError(f"the service did not start: {self.log}"))
+            with self._logged:
+                self.log.append(json.loads(line))
+                self._logged.notify_all()
+
+    def wait_for_log(self, message: str) -> dict[str, Any]:
+        """The first line with that message, once there is one."""
+
+        def lines() -> list[dict[str, Any]]:
+            return [line for line in self.log if line["message"] == message]
+
+        with self._logged:
+            assert self._logged.wait_for(lines, timeout=60), self.log
+            return lines()[0]
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric now, 0 where it has no such series."""
@@ -62,11 +73,6 @@ class Service:
             if line.startswith(f"{series} "):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
-
-    def resident_bytes(self) -> int:
-        """Memory of the process that is in RAM."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def terminate(self) -> None:
         """Ask it to stop, as a container runtime does."""
@@ -78,19 +84,33 @@ class Service:
         self._reader.join(timeout=10)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self._told.unlink(missing_ok=True)
         return status
+
+    def greeting(self) -> str:
+        """What it told a person at the terminal."""
+        return self._told.read_text()
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        if self.process.poll() is None:
+            self.terminate()
+        self.wait()
 
 
 Launch = Callable[..., Service]
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Folders of a quick and, under True, a slow pair of networks."""
+    return {slow: save_networks(tmp_path_factory.mktemp("networks"), slow=slow) for slow in (False, True)}
+
+
+@pytest.fixture
+def launch(networks: dict[bool, Path]) -> Iterator[Launch]:
     """Starts services; `slow=True` gives one that takes its time, other arguments are settings."""
     services: list[Service] = []
-    networks = {
-        slow: save_networks(tmp_path_factory.mktemp("networks"), slow=slow) for slow in (False, True)
-    }
 
     def start(*, slow: bool = False, **settings: object) -> Service:
         services.append(Service(**{"weights": networks[slow], **settings}))
@@ -98,15 +118,15 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
 
     yield start
     for service in services:
-        if service.process.poll() is None:
-            service.terminate()
-            service.wait()
+        service.close()
 
 
 @pytest.fixture(scope="session")
-def service(launch: Launch) -> Service:
+def service(networks: dict[bool, Path]) -> Iterator[Service]:
     """One service for every test that leaves it as it was."""
-    return launch()
+    service = Service(weights=networks[False])
+    yield service
+    service.close()
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +141,7 @@ def pixels(photo: bytes) -> Pixels:
     return np.asarray(cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-def encode(pixels: Pixels, suffix: str = ".jpg") -> bytes:
+def encode(pixels: npt.NDArray[Any], suffix: str = ".jpg") -> bytes:
     """Pixels as an image file of the format that the suffix names."""
     done, data = cv2.imencode(suffix, pixels)
     assert done

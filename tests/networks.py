@@ -23,7 +23,8 @@ def save_networks(
 ) -> Path:
     """Write detector.onnx and pose.onnx; `metadata` replaces entries of both, None leaves one out.
 
-    slow: the detector takes a tenth of a second or more for an image. not_finite: heatmaps of NaN and infinity.
+    slow: the detector takes a tenth of a second or more for an image. not_finite: heatmaps of NaN and
+    infinity.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for task, model in (("detector", _detector(slow)), ("pose", _pose(not_finite))):
@@ -69,9 +70,9 @@ def _detector(slow: bool) -> onnx.ModelProto:
     }
     if slow:
         constants |= {
-            "widen": np.zeros((64, 3, 3, 3), np.float32),
-            "work": np.zeros((64, 64, 3, 3), np.float32),
-            "narrow": np.zeros((3, 64, 1, 1), np.float32),
+            "widen": np.zeros((32, 3, 3, 3), np.float32),
+            "work": np.zeros((32, 32, 3, 3), np.float32),
+            "narrow": np.zeros((3, 32, 1, 1), np.float32),
         }
     outputs = {"boxes": ["N", 1, 4], "scores": ["N", 1]}
     return _model(nodes, constants, (320, 320), outputs)

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.access import Access, observed, request_id
+from service.access import Access, observed, request_id
 from service.api.problem import (
     on_http_exception,
     on_invalid_parameters,
@@ -26,20 +26,21 @@ from service.api.problem import (
 )
 from service.api.schemas import (
     BODY,
+    METRICS,
     PICTURE,
-    CocoResult,
+    SKELETON,
     PosesAnswer,
     PosesQuery,
     Skeleton,
     Status,
-    coco_results,
     problems,
 )
 from service.api.upload import read_images
+from service.coco import CocoResult, coco_results
 from service.drawing import draw
 from service.errors import Abandoned, InvalidArgument, PoseError, ShuttingDown
 from service.estimator import Estimator
-from service.types import Models, Options, Poses
+from service.types import Models, Poses
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +78,13 @@ class RestApi:
         router.add_api_route("/v1/skeleton", self.skeleton, summary="What the keypoints are")
         router.add_api_route("/healthz", self.healthz, summary="Whether the process lives")
         router.add_api_route("/readyz", self.readyz, summary="Whether it takes work", responses=problems(503))
-        router.add_api_route("/metrics", self.metrics, summary="Prometheus metrics", response_class=Response)
+        router.add_api_route(
+            "/metrics",
+            self.metrics,
+            summary="Prometheus metrics",
+            response_class=Response,
+            responses={200: METRICS},
+        )
         router.add_api_route("/", self.index, include_in_schema=False)
         return router
 
@@ -90,8 +97,7 @@ class RestApi:
         picture = "image/jpeg" in request.headers.get("accept", "")
         if picture and len(images) > 1:
             raise InvalidArgument("a picture can be drawn of one image only")
-        options = Options(query.min_score, query.max_persons)
-        results = await _while_connected(request, self.estimator.estimate(images, options))
+        results = await _while_connected(request, self.estimator.estimate(images, query.options()))
         access: Access = request.scope["state"]["access"]
         access.poses = results
         if picture:
@@ -110,7 +116,7 @@ class RestApi:
 
     async def skeleton(self) -> Skeleton:
         """Names, limbs, left-right pairs and OKS sigmas of the keypoints."""
-        return Skeleton()
+        return SKELETON
 
     async def healthz(self) -> Status:
         """The process answers."""
@@ -146,7 +152,9 @@ class AccessMiddleware:
         ident = request_id(given)
         if not scope["path"].startswith("/v1/"):
             return await self._answer(scope, receive, send, Access(ident, "500"))
-        with observed("rest", ident, code="500") as access:
+        # a video takes as long as it is: it has no place among the latencies of requests
+        api = "rest_video" if scope["path"] == "/v1/videos" else "rest"
+        with observed(api, ident, code="500") as access:
             await self._answer(scope, receive, send, access)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, access: Access) -> None:

@@ -1,32 +1,41 @@
 """The JSON of the REST interface, and the words of its OpenAPI document."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.problem import MEDIA_TYPE, Problem
-from service.types import MAX_PERSONS, Models, Options, Person, Poses
+from service.types import MAX_PERSONS, Models, Options, Poses, array_of
 
 _DEFAULT = Options()
+KeypointPair = Annotated[tuple[int, int], array_of(2, "integer", "two indices into the names")]
 
 
-class PosesQuery(BaseModel):
-    """Parameters of POST /v1/poses."""
+class OptionsQuery(BaseModel):
+    """Parameters that every request for persons takes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Annotated[
-        Literal["poses", "coco"], Field(description="`coco` answers a list of COCO keypoint results")
-    ] = "poses"
     min_score: Annotated[float, Field(ge=0, le=1, description="persons below this score are left out")] = (
         _DEFAULT.min_score
     )
     max_persons: Annotated[
         int, Field(ge=1, le=MAX_PERSONS, description="at most this many persons of an image, by best box")
     ] = _DEFAULT.max_persons
+
+    def options(self) -> Options:
+        """The service's options."""
+        return Options(self.min_score, self.max_persons)
+
+
+class PosesQuery(OptionsQuery):
+    """Parameters of POST /v1/poses."""
+
+    format: Annotated[
+        Literal["poses", "coco"], Field(description="`coco` answers a list of COCO keypoint results")
+    ] = "poses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +47,16 @@ class PosesAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class CocoResult:
-    """A COCO keypoint result: 17 times x, y, score in `keypoints`; `bbox` as x, y, width, height."""
-
-    image_id: int
-    category_id: int
-    keypoints: list[float]
-    score: float
-    bbox: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Skeleton:
     """Names of the keypoints; limbs and left-right pairs as indices into them; COCO's OKS sigmas."""
 
-    names: tuple[str, ...] = NAMES
-    edges: tuple[tuple[int, int], ...] = EDGES
-    flip_pairs: tuple[tuple[int, int], ...] = FLIP_PAIRS
-    oks_sigmas: tuple[float, ...] = OKS_SIGMAS
+    names: tuple[str, ...]
+    edges: tuple[KeypointPair, ...]
+    flip_pairs: tuple[KeypointPair, ...]
+    oks_sigmas: tuple[float, ...]
+
+
+SKELETON = Skeleton(NAMES, EDGES, FLIP_PAIRS, OKS_SIGMAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +64,6 @@ class Status:
     """State of the service."""
 
     status: str
-
-
-def coco_results(results: Sequence[Poses]) -> list[CocoResult]:
-    """All persons as COCO keypoint results; image_id is the image's index in the request."""
-    return [_coco_result(index, person) for index, poses in enumerate(results) for person in poses.persons]
-
-
-def _coco_result(image_id: int, person: Person) -> CocoResult:
-    x1, y1, x2, y2 = person.bbox
-    return CocoResult(
-        image_id=image_id,
-        category_id=1,
-        keypoints=[value for keypoint in person.keypoints for value in keypoint],
-        score=person.score,
-        bbox=(x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)),
-    )
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -104,11 +89,16 @@ PICTURE: dict[str, Any] = {
     "description": "The persons; with `Accept: image/jpeg` the picture with their skeletons drawn.",
     "content": {"image/jpeg": _BINARY},
 }
+METRICS: dict[str, Any] = {
+    "content": {
+        media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")
+    }
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses of the statuses, as problem details."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+    content = {MEDIA_TYPE: {"schema": TypeAdapter(Problem).json_schema()}}
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
@@ -120,6 +110,7 @@ _PROBLEMS = {
     422: "A parameter or form field is unknown or out of range.",
     429: "The service is full; Retry-After tells when to try again.",
     500: "A fault of the service.",
+    501: "The service was installed without what this needs.",
     503: "The service is shutting down.",
     504: "The answer was not ready in time.",
 }

@@ -27,7 +27,7 @@ async def read_images(request: Request, *, max_bytes: int, timeout_s: float) -> 
     At most max_bytes and timeout_s for the whole body. Raises PoseError of many kinds.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = _limited(request, max_bytes)
+    body = limited(request, max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             if media_type == "multipart/form-data":
@@ -44,7 +44,7 @@ async def read_images(request: Request, *, max_bytes: int, timeout_s: float) -> 
     )
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body, chunk by chunk. Raises ImageTooLarge as soon as it is known to pass max_bytes."""
     too_large = ImageTooLarge(f"the body is larger than {max_bytes} bytes")
     announced = request.headers.get("content-length", "")

@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Policy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_UNSPECIFIED: _ClassVar[Policy]
+    POLICY_LATEST: _ClassVar[Policy]
+    POLICY_ALL: _ClassVar[Policy]
+POLICY_UNSPECIFIED: Policy
+POLICY_LATEST: Policy
+POLICY_ALL: Policy
 
 class Options(_message.Message):
     __slots__ = ("min_score", "max_persons")
@@ -43,14 +53,16 @@ class Poses(_message.Message):
     def __init__(self, persons: _Optional[_Iterable[_Union[Person, _Mapping]]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
 class Person(_message.Message):
-    __slots__ = ("bbox", "score", "keypoints")
+    __slots__ = ("bbox", "score", "keypoints", "track_id")
     BBOX_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     KEYPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TRACK_ID_FIELD_NUMBER: _ClassVar[int]
     bbox: BoundingBox
     score: float
     keypoints: _containers.RepeatedCompositeFieldContainer[Keypoint]
-    def __init__(self, bbox: _Optional[_Union[BoundingBox, _Mapping]] = ..., score: _Optional[float] = ..., keypoints: _Optional[_Iterable[_Union[Keypoint, _Mapping]]] = ...) -> None: ...
+    track_id: int
+    def __init__(self, bbox: _Optional[_Union[BoundingBox, _Mapping]] = ..., score: _Optional[float] = ..., keypoints: _Optional[_Iterable[_Union[Keypoint, _Mapping]]] = ..., track_id: _Optional[int] = ...) -> None: ...
 
 class BoundingBox(_message.Message):
     __slots__ = ("x1", "y1", "x2", "y2")
@@ -113,30 +125,70 @@ class EstimateStreamRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("options",)
+    __slots__ = ("options", "camera_id", "policy", "tracking", "smoothing", "detect_every")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    TRACKING_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    DETECT_EVERY_FIELD_NUMBER: _ClassVar[int]
     options: Options
-    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+    camera_id: str
+    policy: Policy
+    tracking: bool
+    smoothing: bool
+    detect_every: int
+    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ..., camera_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, str]] = ..., tracking: _Optional[bool] = ..., smoothing: _Optional[bool] = ..., detect_every: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("frame_id", "image")
+    __slots__ = ("frame_id", "image", "raw", "timestamp")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     image: bytes
-    def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[bytes] = ...) -> None: ...
+    raw: RawImage
+    timestamp: float
+    def __init__(self, frame_id: _Optional[int] = ..., image: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., timestamp: _Optional[float] = ...) -> None: ...
+
+class RawImage(_message.Message):
+    __slots__ = ("data", "width", "height", "order")
+    class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        BGR: _ClassVar[RawImage.Order]
+        RGB: _ClassVar[RawImage.Order]
+    BGR: RawImage.Order
+    RGB: RawImage.Order
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    width: int
+    height: int
+    order: RawImage.Order
+    def __init__(self, data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., order: _Optional[_Union[RawImage.Order, str]] = ...) -> None: ...
 
 class EstimateStreamResponse(_message.Message):
-    __slots__ = ("frame_id", "poses", "error", "counts")
+    __slots__ = ("frame_id", "poses", "error", "dropped", "counts")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     POSES_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     poses: Poses
     error: Error
+    dropped: Dropped
     counts: Counts
-    def __init__(self, frame_id: _Optional[int] = ..., poses: _Optional[_Union[Poses, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ...) -> None: ...
+    def __init__(self, frame_id: _Optional[int] = ..., poses: _Optional[_Union[Poses, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ...) -> None: ...
+
+class Dropped(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")
@@ -147,14 +199,16 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Counts(_message.Message):
-    __slots__ = ("received", "poses", "errors")
+    __slots__ = ("received", "poses", "errors", "dropped")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     POSES_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     received: int
     poses: int
     errors: int
-    def __init__(self, received: _Optional[int] = ..., poses: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+    dropped: int
+    def __init__(self, received: _Optional[int] = ..., poses: _Optional[int] = ..., errors: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
 
 class GetSkeletonRequest(_message.Message):
     __slots__ = ()

@@ -63,8 +63,10 @@ class PoseServiceServicer:
 
     def EstimateStream(self, request_iterator, context):
         """The persons of each frame of a camera. The first message is a `config`, all others are frames.
-        Each frame gets one answer, in the order sent. A frame that fails is answered by an `error` and
-        the stream goes on. A stream that breaks this order ends with INVALID_ARGUMENT.
+        Each frame gets exactly one answer, in the order sent: its poses, `dropped`, or an `error` after
+        which the stream goes on. A stream that breaks this order ends with INVALID_ARGUMENT; one for which
+        there is no place with RESOURCE_EXHAUSTED. When the service shuts down, the frames that it has taken
+        are answered and the stream ends with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,14 @@ def eight_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "cpus"),
-    [("200000 100000", 2), ("350000 100000", 3), ("50000 100000", 1), ("max 100000", 8), ("", 8), ("1600000 100000", 8)],
+    [
+        ("200000 100000", 2),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("max 100000", 8),
+        ("", 8),
+        ("1600000 100000", 8),
+    ],
 )
 def test_cgroup_v2(tmp_path: Path, quota: str, cpus: int) -> None:
     files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": f"{quota}\n"}

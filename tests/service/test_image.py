@@ -118,7 +118,16 @@ def test_a_truncated_image_is_refused(pixels: Pixels, suffix: str, share: float)
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0", b"GIF89a" + b"\0" * 50, b"<svg/>", b"%PDF-1.7", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"],
+    [
+        b"",
+        b"\0",
+        b"GIF89a" + b"\0" * 50,
+        b"<svg/>",
+        b"%PDF-1.7",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF",
+    ],
 )
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidImage):

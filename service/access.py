@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
+from grpc import StatusCode
+
+from service.errors import InferenceFailed, PoseError
 from service.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
 from service.types import Poses
 
@@ -41,6 +44,25 @@ def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> I
     finally:
         IN_FLIGHT.labels(api).dec()
         _record(api, access, perf_counter() - start, level)
+
+
+@contextmanager
+def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterator[Access]:
+    """As `observed`, for work whose outcome goes by the names of gRPC's codes.
+
+    Raises PoseError and nothing else: what nobody foresaw is logged and becomes InferenceFailed.
+    """
+    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level) as access:
+        try:
+            yield access
+        except PoseError as error:
+            access.code = error.grpc_status.name
+            raise
+        except Exception as error:
+            logger.exception("request failed", extra={"request_id": ident})
+            access.code = StatusCode.INTERNAL.name
+            raise InferenceFailed("the service failed; the request id finds the reason in its log") from error
+        access.code = StatusCode.OK.name
 
 
 def _record(api: str, access: Access, seconds: float, level: int) -> None:

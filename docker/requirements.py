@@ -1,0 +1,20 @@
+"""Writes what serving needs, with the wanted build of onnxruntime: requirements.py BUILD FILE."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+
+def requirements(pyproject: str, build: str) -> list[str]:
+    """The dependencies in the text of a pyproject.toml.
+
+    build: what takes the place of `onnxruntime`, as `onnxruntime-gpu[cuda,cudnn]` for NVIDIA.
+    """
+    needed: list[str] = tomllib.loads(pyproject)["project"]["dependencies"]
+    return [re.sub(r"^onnxruntime\b(?!-)", build, each) for each in needed]
+
+
+if __name__ == "__main__":
+    lines = requirements(Path("pyproject.toml").read_text(), sys.argv[1])
+    Path(sys.argv[2]).write_text("\n".join(lines) + "\n")
