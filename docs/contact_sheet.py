@@ -20,7 +20,7 @@ from service.drawing import draw_person
 from service.pipeline import Pipeline, open_pipeline
 from service.types import Frame, Options
 
-TILE, COLUMNS = (300, 300), 6
+TILE, MAX_COLUMNS = (300, 300), 6
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 
 
@@ -58,8 +58,9 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = open_pipeline(options.weights, threads=available_cpus())
     tiles = [tile(pipeline, image, options.min_score) for image in photos(options)]
-    tiles += [np.full((*TILE, 3), 30, np.uint8)] * (-len(tiles) % COLUMNS)
-    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+    columns = min(MAX_COLUMNS, len(tiles))
+    tiles += [np.full((*TILE, 3), 30, np.uint8)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(options.out), np.vstack(rows))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "model/weights/MODEL_CARD.md", "docs/benchmarks.md", "docs/streaming.md")
+DOCUMENTS = ("README.md", "model/weights/MODEL_CARD.md")
 ACCURACY = ROOT / "model" / "weights" / "accuracy.json"
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -1,7 +1,7 @@
 """The composition root: everything is opened, wired and closed here."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -63,9 +63,17 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.estimator = estimator
+    _install(app, estimator, pipeline.models, decoders, settings)
+    return app
+
+
+def _install(
+    app: FastAPI, estimator: Estimator, models: Models, decoders: Executor, settings: Settings
+) -> None:
+    """Add every route to the application."""
     RestApi(
         estimator=estimator,
-        models=pipeline.models,
+        models=models,
         decoders=decoders,
         max_body_bytes=settings.max_body_bytes,
         receipt_timeout_s=settings.receipt_timeout_s,
@@ -79,7 +87,6 @@ def create_app(settings: Settings) -> FastAPI:
         # at the pace that the largest request needs
         receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
-    return app
 
 
 _DESCRIPTION = """Every person of an image with 17 keypoints.

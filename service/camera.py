@@ -39,13 +39,13 @@ class Camera:
         scores = [track.box_score for track in self._seen]
         return Boxes(np.stack(boxes), np.array(scores, np.float32))
 
-    def update(self, persons: Sequence[Person], time: float, *, detected: bool) -> tuple[TrackedPerson, ...]:
+    def update(self, persons: Sequence[Person], time: float, *, detected: bool) -> tuple[Person, ...]:
         """The persons of the frame taken at `time`, tracked; in the order given.
 
         detected: their boxes come from the detector, not from `boxes`.
         """
         self._given, self._time = time, self._since_first(time)
-        sole = persons if detected else _without_doubles(persons)
+        sole = _without_doubles(persons)
         found = self._tracker.update(sole, self._time, detected=detected)
         pairs = [(person, track) for person, track in zip(sole, found, strict=True) if track is not None]
         lost = not detected and len(pairs) < len(self._seen)
@@ -59,7 +59,7 @@ class Camera:
         elapsed = time - self._given
         return self._time + (elapsed if elapsed > 0 else _FRAME_S)
 
-    def _answer(self, pairs: Sequence[tuple[Person, Track]]) -> tuple[TrackedPerson, ...]:
+    def _answer(self, pairs: Sequence[tuple[Person, Track]]) -> tuple[Person, ...]:
         points = np.array([track.keypoints[:, :2] for _, track in pairs], np.float64).reshape(-1, 17, 2)
         if self._filter is not None:
             sizes = np.sqrt([float(box_areas(track.box[None])[0]) for _, track in pairs])
@@ -68,14 +68,16 @@ class Camera:
         return tuple(_tracked(person, track, xy) for (person, track), xy in zip(pairs, points, strict=True))
 
 
-def _tracked(person: Person, track: Track, points: Doubles) -> TrackedPerson:
-    """Rounded as untracked persons are."""
+def _tracked(person: Person, track: Track, points: Doubles) -> Person:
+    """Rounded as untracked persons are; without an id where the track has none yet."""
     x1, y1, x2, y2 = (round(float(value), 2) for value in track.box)
     keypoints = tuple(
         (round(x, 2), round(y, 2), score)
         for (x, y), (_, _, score) in zip(points.tolist(), person.keypoints, strict=True)
     )
-    return TrackedPerson((x1, y1, x2, y2), person.score, keypoints, track.id)
+    if track.track_id is None:
+        return Person((x1, y1, x2, y2), person.score, keypoints)
+    return TrackedPerson((x1, y1, x2, y2), person.score, keypoints, track.track_id)
 
 
 def _without_doubles(persons: Sequence[Person]) -> list[Person]:

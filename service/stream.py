@@ -72,13 +72,15 @@ class Stream:
         logger.info("stream ended", extra={**about, **asdict(self.counts)})
 
     async def _read(self, frames: AsyncIterator[StreamFrame]) -> None:
-        """Takes frames while there is room for them."""
+        """Takes a frame whenever there is room for one; what is taken is answered."""
         try:
-            async for frame in frames:
+            while True:
                 while len(self._entries) >= self._limit:
                     self._left.clear()
                     await self._left.wait()
-                self._enter(frame)
+                self._enter(await anext(frames))
+        except StopAsyncIteration:
+            pass
         except PoseError as error:
             self._failure = error
         except Exception:

@@ -7,6 +7,7 @@ that a short occlusion does not change anybody's id. Coordinates are pixels of t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -19,6 +20,7 @@ _MIN_SIMILARITY = 0.2  # below it a person is nobody seen before
 _BRIDGED_S = 1.5  # an occlusion that is longer ends a track
 _EXTRAPOLATED_S = 1.0  # further ahead the speed says nothing
 _SPEED_SHARE = 0.4  # of the newest speed in the mean
+_CONFIRMED_AFTER = 3  # sightings; a detector's single errors become nobody's id
 _SURE = 0.2  # keypoints below this score do not tell where a person is
 _FEWEST_SURE = 4  # keypoints that carry a box along
 _GROWTH = 0.8, 1.25  # of a box between two detections; more is an error
@@ -28,7 +30,7 @@ _VARIANCES = ((2 * np.array(OKS_SIGMAS)) ** 2).astype(np.float32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """A person over time.
+    """A person over time. `track_id` is None until the person has been seen often enough.
 
     keypoints (17, 3) x, y, score and box (4,) as last seen, at time `seen`; velocity (2,) in pixels a second.
     detected_box and detected_keypoints are those of the last frame that the detector saw, box_score is how
@@ -44,6 +46,8 @@ class Track:
     box_score: float
     velocity: Floats = field(default_factory=lambda: np.zeros(2, np.float32))
     doubtful: bool = False
+    sightings: int = 1
+    track_id: int | None = None
 
     def moved_to(self, time: float) -> "Track":
         """The track where its speed takes it by `time`."""
@@ -68,7 +72,8 @@ class Track:
     def _seen(self, box: Floats, keypoints: Floats, time: float) -> "Track":
         velocity = (_centre(box) - _centre(self.box)) / np.float32(time - self.seen)
         velocity = self.velocity + np.float32(_SPEED_SHARE) * (velocity - self.velocity)
-        return replace(self, box=box, keypoints=keypoints, seen=time, velocity=velocity)
+        sightings = self.sightings + 1
+        return replace(self, box=box, keypoints=keypoints, seen=time, velocity=velocity, sightings=sightings)
 
 
 class Tracker:
@@ -76,13 +81,15 @@ class Tracker:
 
     def __init__(self) -> None:
         self.tracks: dict[int, Track] = {}
-        self._next_id = 1
+        self._ids, self._track_ids = count(), count(1)
+        self._confirmed_after = 1  # whoever is there from the start needs no proof
 
     def update(self, persons: Sequence[Person], time: float, *, detected: bool) -> list[Track | None]:
         """The track of each person of the frame taken at `time`, later than any before.
 
-        Persons that the detector finds for the first time begin tracks; ids count from 1 and are never used
-        again. A person looked for in a track's box who is like none of the tracks has none.
+        Persons that the detector finds for the first time begin tracks; one that is missed before it has a
+        track id is forgotten. Track ids count from 1 and are never used again. A person looked for in a
+        track's box who is like none of the tracks has none.
         """
         old = [track for track in self.tracks.values() if time - track.seen <= _BRIDGED_S]
         assigned = _assign([track.moved_to(time) for track in old], persons)
@@ -90,17 +97,24 @@ class Tracker:
         for index, person in enumerate(persons):
             if index in assigned:
                 track = old[assigned[index]]
-                found.append(track.detected_as(person, time) if detected else track.followed_as(person, time))
+                track = track.detected_as(person, time) if detected else track.followed_as(person, time)
+                found.append(self._confirmed(track))
             else:
-                found.append(self._begin(person, time) if detected else None)
-        self.tracks = {track.id: track for track in (*old, *found) if track is not None}
+                found.append(self._confirmed(self._begin(person, time)) if detected else None)
+        bridged = [track for track in old if track.track_id is not None]
+        self.tracks = {track.id: track for track in (*bridged, *found) if track is not None}
+        self._confirmed_after = _CONFIRMED_AFTER
         return found
+
+    def _confirmed(self, track: Track) -> Track:
+        if track.track_id is None and track.sightings >= self._confirmed_after:
+            return replace(track, track_id=next(self._track_ids))
+        return track
 
     def _begin(self, person: Person, time: float) -> Track:
         box, keypoints = _arrays(person)
-        ident, self._next_id = self._next_id, self._next_id + 1
         score = _box_score(person, keypoints)
-        return Track(ident, box, keypoints, time, box, keypoints, score)
+        return Track(next(self._ids), box, keypoints, time, box, keypoints, score)
 
 
 def oks(a: Floats, b: Floats, areas: Floats) -> Floats:

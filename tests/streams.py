@@ -12,6 +12,7 @@ import websockets
 from service.client import AsyncGrpcClient
 from service.frames import Policy, StreamConfig, StreamFrame
 from tests.conftest import Service
+from tests.service.test_lifecycle import until
 
 Answer = dict[str, Any]  # frame_id, counts, and one of poses, dropped, error
 Pictures = AsyncIterator[bytes] | Iterable[bytes]
@@ -45,7 +46,8 @@ async def over_grpc(service: Service, pictures: Pictures, config: StreamConfig) 
 
 
 async def over_websocket(service: Service, pictures: Pictures, config: StreamConfig) -> AsyncIterator[Answer]:
-    async with websockets.connect(websocket_url(service), max_size=None) as socket:
+    # a ping waits behind the frames that are held back
+    async with websockets.connect(websocket_url(service), ping_timeout=None) as socket:
         await socket.send(config_text(config))
 
         async def send() -> None:
@@ -58,6 +60,9 @@ async def over_websocket(service: Service, pictures: Pictures, config: StreamCon
             async for message in socket:
                 yield orjson.loads(message)
             await sending
+        except GeneratorExit:
+            socket.transport.abort()  # whoever leaves does not wait for what is due
+            raise
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -86,3 +91,10 @@ def kind(answer: Answer) -> str:
     """What became of the frame."""
     (found,) = answer.keys() - {"frame_id", "counts"}
     return found
+
+
+async def all_gone(service: Service) -> None:
+    for api in ("grpc_stream", "websocket"):
+        await until(lambda api=api: service.metric("pose_streams_open", api=api) == 0)  # type: ignore[misc]
+        await until(lambda api=api: service.metric("pose_in_flight", api=api) == 0)  # type: ignore[misc]
+    await until(lambda: service.metric("pose_queue_depth") == 0)

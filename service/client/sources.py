@@ -107,6 +107,8 @@ def _decoded(name: str, kind: str | None = None) -> Iterator[StreamFrame]:
         container = av.open(name, "r", format=kind, options=options, timeout=_TIMEOUT_S)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{name}: cannot be opened: {error}") from error
+    if not container.streams.video:
+        raise ValueError(f"{name}: has no pictures")
 
     def frames() -> Iterator[StreamFrame]:
         with container:

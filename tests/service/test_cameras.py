@@ -1,20 +1,14 @@
-"""Streams over gRPC and WebSocket: order, sums, neighbours, peers that stop or vanish.
+"""Streams over gRPC and WebSocket: order, sums, policies, refusals.
 
-POSE_TEST_STREAMS and POSE_TEST_FRAMES set the size of the largest test, 8 x 100 unless given;
-POSE_TEST_KILLS the number of clients that are killed, 3 unless given.
+POSE_TEST_STREAMS and POSE_TEST_FRAMES set the size of the largest test, 8 x 100 unless given.
 """
 
 import asyncio
 import os
 import random
-import signal
-import socket
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 
 import grpc
 import httpx
@@ -24,23 +18,15 @@ import websockets
 from websockets.exceptions import ConnectionClosed
 
 from service.client import ServiceError
-from service.frames import Policy, StreamConfig, StreamFrame
-from service.messages import config_message, frame_message
+from service.frames import Policy, StreamConfig
+from service.messages import config_message
 from service.pb import pose_pb2, pose_pb2_grpc
-from tests.conftest import ROOT, Launch, Pixels, Service, encode
-from tests.service.test_lifecycle import post, until
-from tests.streams import ALL, LATEST, PROTOCOLS, Answer, config_text, kind, stream, websocket_url
+from tests.conftest import Launch, Pixels, Service, encode
+from tests.streams import ALL, LATEST, PROTOCOLS, Answer, all_gone, config_text, kind, stream, websocket_url
 
 STREAMS = int(os.environ.get("POSE_TEST_STREAMS", 8))
 FRAMES = int(os.environ.get("POSE_TEST_FRAMES", 100))
-KILLS = int(os.environ.get("POSE_TEST_KILLS", 3))
 OUTCOMES = {"poses": "poses", "dropped": "dropped", "error": "errors"}
-
-
-@pytest.fixture(scope="module")
-def small(pixels: Pixels) -> bytes:
-    """A quick picture."""
-    return encode(pixels[::4, ::4])
 
 
 async def camera(frames: int, small: bytes, chance: random.Random) -> AsyncIterator[bytes]:
@@ -59,13 +45,16 @@ async def watch(service: Service, number: int, small: bytes) -> Counter[str]:
     config = StreamConfig(policy=policy, tracking=tracked, detect_every=3 if tracked else 1)
     leaves_at = chance.randrange(FRAMES) if number % 4 == 3 else FRAMES
     seen: Counter[str] = Counter()
-    async for answer in stream(service, protocol, camera(FRAMES, small, chance), config):
-        assert answer["frame_id"] == seen.total()
-        seen[OUTCOMES[kind(answer)]] += 1
-        assert answer["counts"] == {"received": seen.total(), "poses": 0, "dropped": 0, "errors": 0, **seen}
-        if seen.total() == leaves_at:
-            break
-        await asyncio.sleep(chance.choice((0, 0, 0.01)))
+    pictures = camera(FRAMES, small, chance)
+    async with aclosing(stream(service, protocol, pictures, config)) as answers:
+        async for answer in answers:
+            assert answer["frame_id"] == seen.total()
+            seen[OUTCOMES[kind(answer)]] += 1
+            counts = {"received": seen.total(), "poses": 0, "dropped": 0, "errors": 0, **seen}
+            assert answer["counts"] == counts
+            if seen.total() == leaves_at:
+                break
+            await asyncio.sleep(chance.choice((0, 0, 0.01)))
     assert seen.total() == min(FRAMES, leaves_at or FRAMES)
     assert policy is Policy.LATEST or not seen["dropped"]
     return seen
@@ -78,13 +67,6 @@ async def test_every_frame_is_answered_once_in_order(service: Service, small: by
     assert seen["errors"] > 0
     assert seen["poses"] > 0
     await all_gone(service)
-
-
-async def all_gone(service: Service) -> None:
-    for api in ("grpc_stream", "websocket"):
-        await until(lambda api=api: service.metric("pose_streams_open", api=api) == 0)  # type: ignore[misc]
-        await until(lambda api=api: service.metric("pose_in_flight", api=api) == 0)  # type: ignore[misc]
-    await until(lambda: service.metric("pose_queue_depth") == 0)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -151,168 +133,6 @@ def _raw(pixels: Pixels, order: "pose_pb2.RawImage.Order") -> pose_pb2.RawImage:
     return pose_pb2.RawImage(
         data=pixels.tobytes(), width=pixels.shape[1], height=pixels.shape[0], order=order
     )
-
-
-class Sender:
-    """Sends frames one after the other until told to stop."""
-
-    def __init__(self, send: Callable[[int], Awaitable[None]], most: int) -> None:
-        self.sent = 0
-        self._send, self._most = send, most
-        self._work = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        while self.sent < self._most:
-            await self._send(self.sent)
-            self.sent += 1
-
-    async def held(self) -> None:
-        """Returns once no frame has been taken for a while, or all have been sent."""
-        before = -1
-        while self.sent > before and not self._work.done():
-            before = self.sent
-            await asyncio.wait((self._work,), timeout=3)
-
-    async def finish(self) -> None:
-        """Returns once the frame that is held has been sent."""
-        self._most = 0
-        await self._work
-
-
-@pytest.mark.parametrize("config", [ALL, LATEST], ids=["all", "latest"])
-async def test_a_grpc_reader_that_stops_holds_its_sender_back_and_nobody_else(
-    service: Service, small: bytes, config: StreamConfig
-) -> None:
-    before = resident_bytes(service)
-    # what the client's side would buffer for a reader that stops
-    options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
-    async with grpc.aio.insecure_channel(service.grpc, options) as channel:
-        call = pose_pb2_grpc.PoseServiceStub(channel).EstimateStream()
-        await call.write(config_message(config))
-        picture = padded(small)
-        sender = Sender(lambda n: call.write(frame_message(StreamFrame(n, picture))), most=2000)
-        await sender.held()
-        assert config is LATEST or sender.sent < 2000
-        await check_others(service, "websocket", small, before)
-        reading = asyncio.create_task(collect_grpc(call))
-        await sender.finish()
-        await call.done_writing()
-        answers = await asyncio.wait_for(reading, 120)
-    assert [each.frame_id for each in answers] == list(range(sender.sent))
-    assert answers[-1].counts.received == sender.sent
-    await all_gone(service)
-
-
-async def collect_grpc(
-    call: "grpc.aio.StreamStreamCall[Any, Any]",
-) -> list[pose_pb2.EstimateStreamResponse]:
-    return [answer async for answer in call]
-
-
-@pytest.mark.parametrize("config", [ALL, LATEST], ids=["all", "latest"])
-async def test_a_websocket_reader_that_stops_disturbs_nobody_and_loses_nothing(
-    service: Service, small: bytes, config: StreamConfig
-) -> None:
-    """Whether the sender is held back depends on how many answers the system's buffers take."""
-    before = resident_bytes(service)
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.socket() as narrow:
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        narrow.connect((host, int(port)))
-        narrow.setblocking(False)
-        async with websockets.connect(
-            websocket_url(service), sock=narrow, max_queue=1, ping_interval=None
-        ) as peer:
-            await peer.send(config_text(config))
-            picture = padded(small)
-            sender = Sender(lambda _: peer.send(picture), most=500)
-            await sender.held()
-            await check_others(service, "grpc", small, before)
-            reading = asyncio.create_task(collect_websocket(peer))
-            await sender.finish()
-            await peer.send("end")
-            answers = await asyncio.wait_for(reading, 120)
-    assert [each["frame_id"] for each in answers] == list(range(sender.sent))
-    assert answers[-1]["counts"]["received"] == sender.sent
-    await all_gone(service)
-
-
-async def collect_websocket(peer: websockets.ClientConnection) -> list[Answer]:
-    return [orjson.loads(message) async for message in peer]
-
-
-async def check_others(service: Service, protocol: str, small: bytes, memory: int) -> None:
-    """Another stream is answered, and the service holds little more than it did."""
-    other = [answer async for answer in stream(service, protocol, [small] * 20)]
-    assert [kind(each) for each in other] == ["poses"] * 20
-    assert resident_bytes(service) - memory < 64 * 2**20
-
-
-def padded(picture: bytes) -> bytes:
-    """A picture of 200 kB; what follows its end is not looked at."""
-    return picture + b"\0" * 200_000
-
-
-CLIENT = """
-import asyncio, sys
-sys.path.insert(0, {root!r})
-from types import SimpleNamespace
-from tests.streams import stream, ALL, LATEST
-
-async def watch(service, number, picture):
-    async for _ in stream(service, ("grpc", "websocket")[number % 2], [picture] * 10**6, (ALL, LATEST)[number // 2 % 2]):
-        print(number, flush=True)
-
-async def main():
-    picture = open({picture!r}, "rb").read()
-    service = SimpleNamespace(url={url!r}, grpc={grpc!r})
-    await asyncio.gather(*(watch(service, number, picture) for number in range(6)))
-
-asyncio.run(main())
-"""  # noqa: E501
-
-
-async def test_clients_that_are_killed_leave_nothing(launch: Launch, small: bytes, tmp_path: Path) -> None:
-    service = launch()
-    (tmp_path / "small.jpg").write_bytes(small)
-    script = CLIENT.format(
-        root=str(ROOT), picture=str(tmp_path / "small.jpg"), url=service.url, grpc=service.grpc
-    )
-    await kill_in_mid_stream(script)  # whatever is opened once is open now
-    await all_gone(service)
-    files = open_files(service)
-    memory = resident_bytes(service)
-    for _ in range(KILLS):
-        await kill_in_mid_stream(script)
-        await all_gone(service)
-    await until(lambda: open_files(service) <= files)
-    assert resident_bytes(service) - memory < 32 * 2**20
-    assert await post(service, small) == 200
-    assert not [line for line in service.log if line["level"] in ("error", "critical")]
-
-
-def resident_bytes(service: Service) -> int:
-    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def open_files(service: Service) -> int:
-    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
-
-
-async def kill_in_mid_stream(script: str) -> None:
-    """Run six streams and kill their process once each has been answered."""
-    client = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
-    )
-    assert client.stdout is not None
-    answered: set[bytes] = set()
-    while len(answered) < 6:
-        line = await asyncio.wait_for(client.stdout.readline(), 60)
-        assert line, "the client ended by itself"
-        answered.add(line)
-    client.send_signal(signal.SIGKILL)
-    await client.communicate()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

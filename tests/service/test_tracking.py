@@ -31,9 +31,9 @@ def person(x: float, y: float = 100, *, height: float = 100, score: float = 0.9,
 def ids(
     tracker: Tracker, persons: Iterable[Person], step: float, *, detected: bool = True
 ) -> list[int | None]:
-    """The ids of the persons of the frame `step`."""
+    """The tracks of the persons of the frame `step`, numbered from 1."""
     found = tracker.update(list(persons), step * STEP_S, detected=detected)
-    return [None if track is None else track.id for track in found]
+    return [None if track is None else track.id + 1 for track in found]
 
 
 def test_walkers_keep_their_ids_in_whatever_order_they_come() -> None:
@@ -68,7 +68,7 @@ def test_who_was_away_for_long_is_somebody_new() -> None:
     ids(tracker, [person(100)], 0)
     assert ids(tracker, [], 20) == []
     assert ids(tracker, [person(100)], 21) == [2]
-    assert set(tracker.tracks) == {2}
+    assert set(tracker.tracks) == {1}
 
 
 def test_somebody_elsewhere_is_somebody_new() -> None:
@@ -89,6 +89,31 @@ def test_the_sum_of_similarities_decides_not_the_first_come() -> None:
     tracker = Tracker()
     ids(tracker, [person(100), person(124)], 0)
     assert ids(tracker, [person(112), person(136)], 1) == [1, 2]
+
+
+def track_ids(tracker: Tracker, persons: Iterable[Person], step: float) -> list[int | None]:
+    found = tracker.update(list(persons), step * STEP_S, detected=True)
+    return [None if track is None else track.track_id for track in found]
+
+
+def test_whoever_is_there_from_the_start_has_an_id_and_a_newcomer_proves_to_be_one() -> None:
+    tracker = Tracker()
+    assert track_ids(tracker, [person(100)], 0) == [1]
+    assert track_ids(tracker, [person(100), person(300)], 1) == [1, None]
+    assert track_ids(tracker, [person(100), person(300)], 2) == [1, None]
+    assert track_ids(tracker, [person(100), person(300)], 3) == [1, 2]
+
+
+def test_an_error_of_a_single_frame_is_forgotten_and_costs_no_id() -> None:
+    tracker = Tracker()
+    assert track_ids(tracker, [person(100)], 0) == [1]
+    for step in range(1, 9, 2):
+        assert track_ids(tracker, [person(100), person(300)], step) == [1, None]
+        assert track_ids(tracker, [person(100)], step + 1) == [1]
+    assert len(tracker.tracks) == 1
+    for step in range(10, 12):
+        assert track_ids(tracker, [person(300)], step) == [None]
+    assert track_ids(tracker, [person(300)], 12) == [2]
 
 
 def test_boxes_follow_keypoints_between_detections() -> None:

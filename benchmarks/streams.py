@@ -1,0 +1,144 @@
+"""Frames a second of streams against the bare pipeline, in one run.
+
+`python -m benchmarks.streams VIDEO` streams the video's frames over gRPC to a service of its own: one camera
+with the detector on every frame and on one in five, then 1, 4 and 16 cameras together. Before and after each,
+the same frames go through the pipeline in a bare loop; figures are ratios to it, medians of the rounds. The
+cost in accuracy of the rarer detections is told as the mean OKS between the poses of both ways.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from service.client import AsyncGrpcClient
+from service.client.sources import open_source
+from service.frames import Answer, Policy, StreamConfig, StreamFrame
+from service.image import decode
+from service.pipeline import Pipeline, open_pipeline
+from service.tracking import box_areas, oks
+from service.types import Frame, Options, Person, Poses
+from tests.conftest import Service
+
+WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
+CAMERAS = (1, 4, 16)
+DETECT_EVERY = 5
+
+
+def bare_loop(pipeline: Pipeline, frames: list[StreamFrame], options: Options) -> float:
+    """Frames a second of decoding and the pipeline, one frame after the other."""
+    start = perf_counter()
+    for frame in frames:
+        pipeline.run([Frame(decode(frame.picture), options)])
+    return len(frames) / (perf_counter() - start)
+
+
+async def stream(address: str, frames: list[StreamFrame], config: StreamConfig) -> list[Answer]:
+    """The answers to the frames over one stream."""
+
+    async def camera() -> AsyncIterator[StreamFrame]:
+        for frame in frames:
+            yield frame
+
+    async with AsyncGrpcClient(address) as client:
+        return [answer async for answer in client.stream(camera(), config)]
+
+
+async def together(address: str, frames: list[StreamFrame], config: StreamConfig, cameras: int) -> float:
+    """Frames a second of several cameras that share the frames among them."""
+    shares = [frames[number::cameras] for number in range(cameras)]
+    start = perf_counter()
+    await asyncio.gather(*(stream(address, share, config) for share in shares))
+    return len(frames) / (perf_counter() - start)
+
+
+def agreement(reference: list[Answer], answers: list[Answer]) -> dict[str, float]:
+    """How the persons of the answers agree with those of the reference."""
+    best: list[float] = []
+    counts = [0, 0]
+    for one, other in zip(reference, answers, strict=True):
+        if not isinstance(one.outcome, Poses) or not isinstance(other.outcome, Poses):
+            continue
+        counts[0] += len(one.outcome.persons)
+        counts[1] += len(other.outcome.persons)
+        best += _best_oks(one.outcome.persons, other.outcome.persons)
+    return {
+        "mean_oks": float(np.mean(best)) if best else 0.0,
+        "found_of_reference": float(np.mean([value >= 0.5 for value in best])) if best else 0.0,
+        "persons_ratio": counts[1] / max(counts[0], 1),
+    }
+
+
+def _best_oks(reference: tuple[Person, ...], persons: tuple[Person, ...]) -> list[float]:
+    if not reference:
+        return []
+    if not persons:
+        return [0.0] * len(reference)
+    a, b = (np.array([each.keypoints for each in some], np.float32) for some in (reference, persons))
+    areas = box_areas(np.array([each.bbox for each in reference], np.float32))
+    return [float(value) for value in oks(a, b, areas).max(1)]
+
+
+def ratio(run: Callable[[], float], bare: Callable[[], float], rounds: int) -> dict[str, float]:
+    """Median of frames a second of `run` over those of the bare loop just before and after it."""
+    ratios, rates = [], []
+    before = bare()
+    for _ in range(rounds):
+        rate = run()
+        after = bare()
+        ratios.append(rate / ((before + after) / 2))
+        rates.append(rate)
+        before = after
+    return {"times_bare": statistics.median(ratios), "frames_per_second": statistics.median(rates)}
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
+    parser.add_argument("video", help="a video file or a folder of pictures")
+    parser.add_argument("--frames", type=int, default=100, help="of the video, from its start [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
+    parser.add_argument("--min-score", type=float, default=0.3, help="[%(default)s]")
+    parser.add_argument("--threads", type=int, default=1, help="of a network [%(default)s]")
+    chosen = parser.parse_args()
+    frames = list(islice(open_source(chosen.video).frames, chosen.frames))
+    options = Options(chosen.min_score)
+    plain = StreamConfig(options, Policy.ALL)
+    every = StreamConfig(options, Policy.ALL, tracking=True)
+    rare = StreamConfig(options, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
+    pipeline = open_pipeline(WEIGHTS, threads=chosen.threads)
+    service = Service(weights=WEIGHTS, threads=chosen.threads)
+    try:
+
+        def measure(config: StreamConfig, cameras: int = 1) -> dict[str, float]:
+            return ratio(
+                lambda: asyncio.run(together(service.grpc, frames, config, cameras)),
+                lambda: bare_loop(pipeline, frames, options),
+                chosen.rounds,
+            )
+
+        figures = {
+            "frames": len(frames),
+            "one_camera": {
+                "detector_on_every_frame": measure(every),
+                f"detector_on_one_in_{DETECT_EVERY}": measure(rare),
+            },
+            "cameras_together": {str(cameras): measure(plain, cameras) for cameras in CAMERAS},
+            "accuracy_of_rare_detection": agreement(
+                asyncio.run(stream(service.grpc, frames, every)),
+                asyncio.run(stream(service.grpc, frames, rare)),
+            ),
+        }
+    finally:
+        service.close()
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

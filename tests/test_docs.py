@@ -1,0 +1,40 @@
+"""The documents stay true: figures come from result files, links lead somewhere, settings are described."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model").rglob("*.md"))
+    if ".venv" not in path.parts
+)
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def test_tables_are_those_of_the_result_files() -> None:
+    script = "import sys; sys.path.insert(0, 'docs'); import tables; print(*tables.stale())"
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_of_the_repository(document: Path) -> None:
+    missing = [link for link in _LINK.findall(document.read_text()) if not (document.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_modules_and_targets_that_exist(document: Path) -> None:
+    text = document.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for module in re.findall(r"python -m ((?:service|model|benchmarks)[a-z_.]*[a-z_])", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
