@@ -32,3 +32,11 @@ $(VENV)/serve.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/serve.stamp
+
+.PHONY: test-compose board
+
+test-compose: $(VENV)/test.stamp  ## the stack in a Docker engine, which must run
+	$(BIN)/python -m pytest -m compose tests/compose
+
+board: $(VENV)/test.stamp  ## docs/board.png, drawn from a loaded service; needs a prometheus binary
+	$(BIN)/python -m tests.deploy.loaded_run docs/board.png

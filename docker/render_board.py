@@ -77,8 +77,8 @@ def _place(figure: Figure, grid: Json, rows: int) -> Axes:
     if grid["h"] > 1:
         card = (x + 0.002, y + 0.002), width - 0.004, height - 0.004
         figure.add_artist(Rectangle(*card, facecolor="white", edgecolor="#d0d4d8", zorder=-1))
-    left, below, above = 1.0 / COLUMNS, min(2.2, grid["h"] / 4) / rows, min(1.2, grid["h"] / 3) / rows
-    return figure.add_axes((x + left, y + below, width - 1.4 * left, height - below - above))
+    left, below, above = 1.25 / COLUMNS, min(2.2, grid["h"] / 4) / rows, min(1.2, grid["h"] / 3) / rows
+    return figure.add_axes((x + left, y + below, width - 1.3 * left, height - below - above))
 
 
 def _draw_row(axes: Axes, panel: Json, _: Span) -> None:

@@ -1,4 +1,4 @@
-"""Writes what serving needs, with the wanted build of onnxruntime: requirements.py BUILD FILE."""
+"""Writes what the image needs, with the wanted build of onnxruntime: requirements.py BUILD FILE."""
 
 import re
 import sys
@@ -7,11 +7,12 @@ from pathlib import Path
 
 
 def requirements(pyproject: str, build: str) -> list[str]:
-    """The dependencies in the text of a pyproject.toml.
+    """The dependencies, videos included, in the text of a pyproject.toml.
 
     build: what takes the place of `onnxruntime`, as `onnxruntime-gpu[cuda,cudnn]` for NVIDIA.
     """
-    needed: list[str] = tomllib.loads(pyproject)["project"]["dependencies"]
+    project = tomllib.loads(pyproject)["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["video"]]
     return [re.sub(r"^onnxruntime\b(?!-)", build, each) for each in needed]
 
 

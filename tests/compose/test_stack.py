@@ -5,8 +5,10 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
+import cv2
 import grpc
 import httpx
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from service.pb import pose_pb2, pose_pb2_grpc
 from tests.clients import JPEG
 from tests.compose.stack import compose, container, docker, engine_runs, fetch, inspect, published
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Pixels
 
 pytestmark = [
     pytest.mark.compose,
@@ -31,8 +33,8 @@ def stack() -> Iterator[str]:
         "build", "--network", "host", "--file", f"{ROOT}/docker/Dockerfile", "--tag", "lgm-pose", str(ROOT)
     )
     fetch("prometheus")
-    compose("up", "--detach", "--no-build", "pose", "prometheus")
     try:
+        compose("up", "--detach", "--no-build", "pose", "prometheus")
         for service in ("pose", "prometheus"):
             _wait_until_healthy(container(service))
         yield f"http://{published('pose', 8000)}"
@@ -65,11 +67,25 @@ def test_a_photo_is_answered_over_grpc(stack: str, photo: bytes) -> None:
     assert len(answer.poses.persons) >= 1
 
 
-def test_a_large_upload_needs_no_disk(stack: str, photo: bytes) -> None:
+def test_many_images_at_once_are_answered(stack: str, photo: bytes) -> None:
     files = [("image", (f"{index}.jpg", photo)) for index in range(48)]
     answer = httpx.post(f"{stack}/v1/poses", files=files, timeout=120)
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == len(files)
+
+
+def test_a_video_is_answered_frame_by_frame(stack: str, pixels: Pixels, tmp_path: Path) -> None:
+    height, width = pixels.shape[:2]
+    path = tmp_path / "video.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (width, height))
+    for _ in range(5):
+        writer.write(pixels)
+    writer.release()
+    headers = {"content-type": "video/mp4"}
+    answer = httpx.post(f"{stack}/v1/videos", content=path.read_bytes(), headers=headers, timeout=120)
+    assert answer.status_code == 200
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert len(lines) == 5 and not any("error" in line for line in lines)
 
 
 def test_the_container_may_do_little(stack: str) -> None:

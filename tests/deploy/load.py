@@ -1,7 +1,10 @@
 """Requests of every kind that the board tells apart."""
 
+from service.pb import pose_pb2
 from tests.clients import Client, GrpcClient, Refused, RestClient, frames
 from tests.conftest import Service
+
+FRAMES = 4  # of a stream
 
 
 class Load:
@@ -16,8 +19,14 @@ class Load:
         for client in (self._rest, self._grpc):
             client.estimate(self._photo)
             _expect_refusal(client)
-        for answer in self._grpc.stub.EstimateStream(iter(frames([self._photo] * 2)), timeout=60):
-            assert answer.HasField("poses")
+        for policy in (pose_pb2.POLICY_ALL, pose_pb2.POLICY_LATEST):
+            self._stream(policy)
+
+    def _stream(self, policy: pose_pb2.Policy) -> None:
+        config, *sent = frames([self._photo] * FRAMES)
+        config.config.policy = policy
+        for answer in self._grpc.stub.EstimateStream(iter([config, *sent]), timeout=60):
+            assert answer.WhichOneof("answer") in ("poses", "dropped")
 
     def close(self) -> None:
         """Leave."""

@@ -83,7 +83,8 @@ def test_requirements_of_the_image(build: str, tmp_path: Path) -> None:
     script = ROOT / "docker" / "requirements.py"
     subprocess.run([sys.executable, script, build, "out.txt"], cwd=tmp_path, check=True)
     written = (tmp_path / "out.txt").read_text().splitlines()
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["video"]]
     assert [line.replace(build, "onnxruntime") for line in written] == needed
     assert sum(line.startswith(f"{build}>") for line in written) == 1
 
