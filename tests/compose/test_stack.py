@@ -43,14 +43,13 @@ def stack() -> Iterator[str]:
 
 
 def _wait_until_healthy(ident: str) -> None:
-    """Follows the engine's events, after a look at what has been."""
+    """Follows the engine's events, those of the last minutes first."""
     events = ["docker", "events", "--since", "30m", "--filter", f"container={ident}", "--filter"]
     with subprocess.Popen([*events, "event=health_status"], stdout=subprocess.PIPE, text=True) as follow:
         assert follow.stdout is not None
-        for line in follow.stdout:
-            if "health_status: healthy" in line:
-                break
+        status = next(follow.stdout)
         follow.terminate()
+    assert "health_status: healthy" in status, docker("inspect", "--format", "{{json .State.Health}}", ident)
 
 
 def test_a_photo_is_answered(stack: str, photo: bytes) -> None:
