@@ -39,7 +39,7 @@ def filled(text: str) -> str:
 
 def stale() -> list[Path]:
     """The documents whose tables differ from the result files."""
-    documents = [ROOT / name for name in DOCUMENTS if (ROOT / name).exists()]
+    documents = [ROOT / name for name in DOCUMENTS]
     return [path for path in documents if filled(path.read_text()) != path.read_text()]
 
 

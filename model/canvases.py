@@ -13,7 +13,7 @@ from tqdm import tqdm
 from model import augment
 from model.detector import LETTERBOX_FILL
 from model.geometry import letterbox
-from model.scenes import Scene
+from model.scenes import EVERYDAY, Scene
 
 CANVAS = 384, 384  # height, width
 
@@ -27,7 +27,6 @@ SOURCE_WEIGHT = {
     "ccp": 0.5,
     "yoga": 0.5,
 }
-EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 2.0)
 
 

@@ -16,7 +16,7 @@ from model.coco import read_coco
 from model.geometry import Floats, box_to_affine, crop, transform
 from model.lgmpose import CROP_PADDING, HEATMAP_STRIDE
 from model.mpii import read_mpii
-from model.scenes import PersonLabel, Scene, read_shards
+from model.scenes import EVERYDAY, PersonLabel, Scene, read_shards
 
 CACHE_SIZE = 320, 240  # height, width of a cached crop
 CACHE_PADDING = 1.6  # room for shift, rotation and zoom around CROP_PADDING
@@ -33,7 +33,6 @@ SOURCE_WEIGHT = {
     "ccp": 0.6,
     "yoga": 0.8,
 }
-EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 1.8)
 
 

@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from model.geometry import Floats, Pixels
 
+#: Sources of the shards that show everyday scenes.
+EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
+
 
 @dataclass(frozen=True)
 class PersonLabel:
