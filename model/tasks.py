@@ -46,7 +46,7 @@ class PoseTask:
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         network.train()
         batch = self.crops.batch(step, n, seed)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with half(self.device):
             heatmaps = network(batch.images)
         return heatmap_loss(heatmaps.float(), batch.heatmaps, batch.weights)
 
@@ -78,7 +78,8 @@ class DetectorTask:
         assert isinstance(network, detector.PersonDetector)
         network.train()
         images = self.photos.batch(step, n, seed)
-        boxes, logits = network.predict(images)
+        with half(self.device):
+            boxes, logits = network.predict(images)
         score_loss, box_loss = distillation_loss(boxes, logits, *self.teacher(images))
         return 10 * score_loss + box_loss
 
@@ -90,6 +91,12 @@ class DetectorTask:
     def save(self, network: nn.Module, path: Path) -> None:
         assert isinstance(network, detector.PersonDetector)
         detector.save(network, path)
+
+
+def half(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where the device computes in it: on CUDA, and on CPUs with AVX512-BF16."""
+    fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def validation_scenes(root: Path) -> list[Scene]:
