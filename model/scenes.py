@@ -19,6 +19,11 @@ from model.geometry import Floats, Pixels
 #: Sources of the shards that show everyday scenes.
 EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
 
+#: Sources of the shards that show workplaces and streets, from fixed cameras.
+FIXED_CAMERA = (
+    "pedbeh", "hardhat_rf", "plant_cctv_rf", "smoking_rf", "smoking2_rf", "construction_rf", "cctv_crime_rf",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class PersonLabel:
