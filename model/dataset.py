@@ -1,21 +1,20 @@
 """Person crops for pose training: packed once into a memory-mapped file, augmented as tensors."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from model import augment
 from model.coco import read_coco
-from model.geometry import Floats, box_to_affine, crop, transform
+from model.geometry import Floats, Pixels, box_to_affine, crop, transform
 from model.lgmpose import CROP_PADDING, HEATMAP_STRIDE
 from model.mpii import read_mpii
+from model.packed import PackedImages, pack_images
 from model.scenes import EVERYDAY, FIXED_CAMERA, PersonLabel, Scene, read_shards
 
 CACHE_SIZE = 320, 240  # height, width of a cached crop
@@ -76,24 +75,29 @@ def usable(person: PersonLabel) -> bool:
 
 
 def pack(scenes: Sequence[Scene], folder: Path) -> None:
-    """Write every usable person's crop and targets into `folder`, complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every usable person's crop and targets into `folder`, whole or not at all."""
     persons = [(scene, person) for scene in scenes for person in scene.persons if usable(person)]
-    crops = np.lib.format.open_memmap(folder / "crops.npy", "w+", np.uint8, (len(persons), *CACHE_SIZE, 3))
-    points, weights = [], []
-    image, decoded = np.zeros((0, 0, 3), np.uint8), None
-    for index, (scene, person) in enumerate(tqdm(persons, "packing persons", unit="person")):
-        if scene is not decoded:
-            image, decoded = scene.image(), scene
-        affine = box_to_affine(person.box, CACHE_SIZE, CACHE_PADDING)
-        crops[index] = crop(image, affine, CACHE_SIZE)[:, :, ::-1]
-        xy, weight = targets(person)
-        points.append(np.where(xy == ABSENT, ABSENT, transform(xy, affine)))
-        weights.append(weight)
-    crops.flush()
-    np.savez(folder / "targets.npz", points=np.stack(points), weights=np.stack(weights))
-    sources = [scene.source for scene, _ in persons]
-    (folder / "sources.json").write_text(json.dumps(sources))
+    affines = [box_to_affine(person.box, CACHE_SIZE, CACHE_PADDING) for _, person in persons]
+    folder.mkdir(parents=True, exist_ok=True)
+    points, weights = zip(*(targets(person) for _, person in persons), strict=True)
+    moved = [
+        np.where(xy == ABSENT, ABSENT, transform(xy, affine))
+        for xy, affine in zip(points, affines, strict=True)
+    ]
+    np.savez(folder / "targets.npz", points=np.stack(moved), weights=np.stack(weights))
+    scenes_of = [scene for scene, _ in persons]
+    images = (
+        crop(image, affine, CACHE_SIZE) for image, affine in zip(_decoded(scenes_of), affines, strict=True)
+    )
+    pack_images(folder, images, [scene.source for scene in scenes_of], CACHE_SIZE, "person")
+
+
+def _decoded(scenes: Iterable[Scene]) -> Iterator[Pixels]:
+    """The image of each scene, decoded once where a scene follows itself."""
+    for _, same in groupby(scenes, key=id):
+        first = next(same)
+        image = first.image()
+        yield from (image for _ in chain([first], same))
 
 
 @dataclass(frozen=True)
@@ -112,30 +116,19 @@ class PersonCrops:
 
     def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
         self.size, self.device = size, device
-        crops: npt.NDArray[np.uint8] = np.load(
-            folder / "crops.npy", mmap_mode="r" if device.type == "cpu" else None
-        )
-        # on an accelerator all crops live there; on the CPU they stay in the mapped file
-        self.crops = crops if device.type == "cpu" else torch.from_numpy(crops).to(device)
+        self.crops = PackedImages(folder, device)
         stored = np.load(folder / "targets.npz")
         self.points = torch.from_numpy(stored["points"]).to(device)
         self.weights = torch.from_numpy(stored["weights"]).to(device)
-        weight = np.array(
-            [SOURCE_WEIGHT.get(s, 1.0) for s in json.loads((folder / "sources.json").read_text())]
-        )
         quality = stored["weights"].mean(1).clip(0.2, 1.0)
-        self.probability = weight * quality / (weight * quality).sum()
+        self.chances = self.crops.weights(SOURCE_WEIGHT) * quality
 
     def __len__(self) -> int:
         return len(self.points)
 
     def batch(self, step: int, n: int, seed: int) -> PoseBatch:
         """The batch of a step: the same for the same seed, on whichever day it is asked for."""
-        chosen = np.random.default_rng([seed, step]).choice(len(self), n, p=self.probability)
-        generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + step)
-        index = torch.from_numpy(chosen).to(self.device)
-        crops = self.crops[index] if isinstance(self.crops, Tensor) else torch.from_numpy(self.crops[chosen])
-        images = crops.permute(0, 3, 1, 2).float()
+        images, index, generator = self.crops.draw(self.chances, step, n, seed)
         return self._augment(images, self.points[index], self.weights[index], generator)
 
     def _augment(

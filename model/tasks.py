@@ -12,6 +12,7 @@ from model.dataset import PersonCrops, pack, read_data
 from model.distil import DenseTeacher
 from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
+from model.packed import is_packed
 from model.predictors import torch_detector, torch_pose
 from model.scenes import Scene
 
@@ -37,7 +38,7 @@ class PoseTask:
         self.device, self.root = device, Path(config.data)
         self.network = start(lgmpose.LGMPose(lgmpose.CONFIGS[config.network]), config).to(device)
         folder = Path(config.cache) / "persons"
-        if not (folder / "sources.json").exists():
+        if not is_packed(folder):
             pack(read_data(self.root, "train"), folder)
         self.crops = PersonCrops(folder, self.network.config.input_size, device)
         self.samples = len(self.crops)
@@ -67,7 +68,7 @@ class DetectorTask:
         self.device = device
         self.network = start(detector.PersonDetector(), config).to(device)
         folder = Path(config.cache) / "photos"
-        if not (folder / "sources.json").exists():
+        if not is_packed(folder):
             canvases.pack(read_data(Path(config.data), "train"), folder)
         self.photos = canvases.Canvases(folder, self.network.config.input_size, device)
         self.teacher = DenseTeacher(Path(config.teacher), config.threads)

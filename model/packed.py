@@ -1,0 +1,59 @@
+"""Images of one size, packed once into a memory-mapped file and drawn at random by step number."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.geometry import Floats, Pixels
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether `folder` holds a whole pack."""
+    return (folder / "sources.json").exists()
+
+
+def pack_images(
+    folder: Path, images: Iterable[Pixels], sources: Sequence[str], size: tuple[int, int], what: str
+) -> None:
+    """Write BGR images (height, width, 3) of one size, one for each source, as RGB; whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(sources), *size, 3))
+    for index, image in enumerate(tqdm(images, f"packing {what}s", len(sources), unit=what)):
+        packed[index] = image[:, :, ::-1]
+    packed.flush()
+    (folder / "sources.json").write_text(json.dumps(sources))
+
+
+class PackedImages:
+    """The images of a folder; on an accelerator they all live there, on the CPU in the mapped file."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.device = device
+        self.sources: list[str] = json.loads((folder / "sources.json").read_text())
+        on_cpu = device.type == "cpu"
+        mapped: npt.NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r" if on_cpu else None)
+        self._images = mapped if on_cpu else torch.from_numpy(mapped).to(device)
+
+    def weights(self, of_source: Mapping[str, float]) -> Floats:
+        """(N,) the weight of each image's source, 1 where the mapping has none."""
+        return np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
+
+    def draw(self, weights: Floats, step: int, n: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """A step's images, float RGB (n, 3, H, W) in 0..255, their indices (n,), and a generator for what
+        is done to them; the same for the same step and seed. weights: (N,), not negative."""
+        probability = weights / weights.sum(dtype=np.float64)
+        chosen = np.random.default_rng([seed, step]).choice(len(weights), n, p=probability)
+        index = torch.from_numpy(chosen).to(self.device)
+        images = (
+            self._images[index]
+            if isinstance(self._images, Tensor)
+            else torch.from_numpy(self._images[chosen])
+        )
+        generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + step)
+        return images.permute(0, 3, 1, 2).float(), index, generator

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.packed import PackedImages, is_packed, pack_images
+
+SIZE = 4, 6
+
+
+def flat(value: int) -> np.ndarray:
+    """A BGR image whose blue is `value`."""
+    return np.full((*SIZE, 3), (value, 0, 0), np.uint8)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> PackedImages:
+    pack_images(tmp_path, (flat(v) for v in range(8)), ["near"] * 4 + ["far"] * 4, SIZE, "photo")
+    return PackedImages(tmp_path, torch.device("cpu"))
+
+
+def test_images_are_stored_as_rgb_and_drawn_with_their_index(packed: PackedImages) -> None:
+    images, index, _ = packed.draw(np.ones(8, np.float32), 3, 16, 1)
+    assert images.shape == (16, 3, *SIZE) and images.dtype == torch.float32
+    assert (images[:, 2, 0, 0] == index).all() and (images[:, :2] == 0).all()
+
+
+def test_a_source_that_weighs_nothing_is_never_drawn(packed: PackedImages) -> None:
+    weights = packed.weights({"far": 0.0})
+    assert weights.tolist() == [1.0] * 4 + [0.0] * 4
+    _, index, _ = packed.draw(weights, 0, 200, 1)
+    assert index.max() < 4
+
+
+def test_a_draw_depends_on_its_step_and_seed_alone(packed: PackedImages) -> None:
+    weights = np.ones(8, np.float32)
+    _, first, random = packed.draw(weights, 3, 16, 1)
+    _, again, random_again = packed.draw(weights, 3, 16, 1)
+    assert torch.equal(first, again)
+    assert torch.equal(torch.rand(3, generator=random), torch.rand(3, generator=random_again))
+    assert not torch.equal(first, packed.draw(weights, 4, 16, 1)[1])
+    assert not torch.equal(first, packed.draw(weights, 3, 16, 2)[1])
+
+
+def test_a_pack_that_was_cut_off_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power"):
+        pack_images(tmp_path, _fails_after(flat(1)), ["a", "b"], SIZE, "photo")
+    assert not is_packed(tmp_path)
+
+
+def _fails_after(image: np.ndarray):  # type: ignore[no-untyped-def]
+    yield image
+    raise RuntimeError("power cut")
