@@ -1,0 +1,178 @@
+"""A photo in the page: what is drawn, said and copied, in a real browser."""
+
+import json
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.keypoints import FLIP_PAIRS
+from tests.conftest import Launch, Service
+from tests.page.conftest import Open, Visit
+
+ORANGE, BLUE, GREEN = (255, 140, 0), (30, 130, 255), (80, 220, 80)
+GIF = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+LEFT, RIGHT = ({pair[side] for pair in FLIP_PAIRS} for side in (0, 1))
+
+
+def ask(service: Service, photo: Path, **query: Any) -> Any:
+    url, headers = f"{service.url}/v1/poses", {"content-type": "image/jpeg"}
+    answer = httpx.post(url, content=photo.read_bytes(), headers=headers, params=query, timeout=120)
+    return answer.raise_for_status().json()
+
+
+def drop(visit: Visit, path: Path) -> None:
+    """Drop a file onto the page, as a hand would."""
+    visit.page.evaluate(
+        """([name, data]) => {
+            const transfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt());
+            transfer.items.add(new File([bytes], name, {type: "image/jpeg"}));
+            const about = {dataTransfer: transfer, bubbles: true, cancelable: true};
+            document.querySelector("#stage").dispatchEvent(new DragEvent("drop", about));
+        }""",
+        [path.name, b64encode(path.read_bytes()).decode()],
+    )
+
+
+def shown_keypoints(persons: list[Any]) -> dict[tuple[float, float], tuple[int, int, int]]:
+    """Places in pixels of the photo, and the colour that belongs there."""
+    return {
+        (x, y): ORANGE if index in LEFT else BLUE if index in RIGHT else GREEN
+        for person in persons
+        for index, (x, y, score) in enumerate(person["keypoints"])
+        if score >= 0.3
+    }
+
+
+def colours(visit: Visit, places: Any, width: int) -> list[tuple[int, int, int]]:
+    """Of the canvas, at places in pixels of a photo of that width."""
+    found = visit.page.evaluate(
+        """([places, width]) => {
+            const canvas = document.querySelector("#canvas"), scale = canvas.width / width;
+            const pixel = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale, 1, 1];
+            const context = canvas.getContext("2d");
+            return places.map((place) => [...context.getImageData(...pixel(place)).data.slice(0, 3)]);
+        }""",
+        [list(places), width],
+    )
+    return [tuple(colour) for colour in found]
+
+
+def slide(visit: Visit, value: float) -> None:
+    visit.page.locator("#min").fill(str(value))
+
+
+def test_a_dropped_photo_shows_the_skeletons_that_rest_answers(
+    visit: Open, shipped: Service, pair: Path
+) -> None:
+    seen = visit(shipped)
+    drop(seen, pair)
+    seen.page.wait_for_selector("#persons li")
+    (answer,) = ask(shipped, pair)["results"]
+    assert len(answer["persons"]) == 2
+    assert seen.page.locator("#persons li").count() == 2
+    assert seen.text("#found") == "2 persons"
+    assert seen.text("#spoken") == f"2 persons found in {pair.name}."
+    places = shown_keypoints(answer["persons"])
+    assert len(places) > 10
+    assert colours(seen, places, 1024) == list(places.values())
+
+
+def test_the_slider_asks_again_only_for_what_was_not_answered(
+    visit: Open, shipped: Service, pair: Path
+) -> None:
+    seen = visit(shipped)
+    seen.choose(pair)
+    seen.page.wait_for_selector("#persons li")
+    slide(seen, 1)
+    assert seen.text("#found") == "No persons"
+    places = shown_keypoints(ask(shipped, pair)["results"][0]["persons"])
+    assert not set(colours(seen, places, 1024)) & {ORANGE, BLUE, GREEN}
+    slide(seen, 0.2)
+    assert seen.text("#found") == "2 persons"
+    asked = [url for url in seen.requests if "/v1/poses" in url]
+    assert asked == [f"{shipped.url}/v1/poses?min_score=0.2"]
+    with seen.page.expect_response("**/v1/poses?min_score=0.05"):
+        slide(seen, 0.05)
+    persons = ask(shipped, pair, min_score=0.05)["results"][0]["persons"]
+    seen.wait_for_text("#found", f"^{len(persons)} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param(
+            "notes.txt", b"no pixels", "Notes.txt is not an image", id="text"
+        ),  # the browser cannot read it
+        pytest.param("dot.gif", GIF, "Not a JPEG, PNG or WebP image.", id="gif"),  # the service refuses it
+    ],
+)
+def test_what_is_not_an_image_is_told(
+    visit: Open, shipped: Service, photo: bytes, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / "good.jpg").write_bytes(photo)
+    (tmp_path / name).write_bytes(content)
+    seen = visit(shipped)
+    seen.choose(tmp_path / "good.jpg")
+    seen.page.wait_for_selector("#persons li")
+    seen.choose(tmp_path / name)
+    seen.wait_for_text("#message", message)
+    assert seen.text("#found") == "Nobody yet"
+    assert seen.page.locator("#persons li").count() == 0
+    assert seen.page.locator("[data-form=json]").is_disabled()
+    seen.forgive_network_faults()
+
+
+def copied(visit: Visit, form: str) -> str:
+    visit.page.click(f"[data-form={form}]")
+    visit.wait_for_text("#copied", "Copied")
+    text: str = visit.page.evaluate("navigator.clipboard.readText()")
+    visit.page.evaluate("document.querySelector('#copied').textContent = ''")
+    return text
+
+
+def test_what_is_copied_is_what_the_service_answers(visit: Open, shipped: Service, pair: Path) -> None:
+    seen = visit(shipped)
+    seen.choose(pair)
+    seen.page.wait_for_selector("#persons li")
+    (answer,) = ask(shipped, pair)["results"]
+    shown = json.loads(copied(seen, "json"))
+    assert shown["timings"].keys() == answer["timings"].keys()
+    assert {**shown, "timings": None} == {**answer, "timings": None}
+    coco, expected = json.loads(copied(seen, "coco")), ask(shipped, pair, format="coco")
+    assert len(coco) == len(expected) == 2
+    for one, other in zip(coco, expected, strict=True):
+        assert one.pop("bbox") == pytest.approx(other.pop("bbox"), abs=0.011)
+        assert one == other
+
+
+def test_what_is_copied_runs(visit: Open, shipped: Service, pair: Path) -> None:
+    seen = visit(shipped)
+    seen.choose(pair)
+    seen.page.wait_for_selector("#persons li")
+    persons = ask(shipped, pair)["results"][0]["persons"]
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=pair.parent, capture_output=True, check=True, text=True).stdout
+
+    assert json.loads(run("sh", "-c", copied(seen, "curl")))["results"][0]["persons"] == persons
+    printed = run(sys.executable, "-c", copied(seen, "python")).splitlines()
+    assert printed == [f"{person['score']} {person['keypoints']}" for person in persons]
+
+
+def test_a_photo_waits_for_a_service_that_is_away(visit: Open, launch: Launch, pair: Path) -> None:
+    first = launch()
+    seen = visit(first)
+    seen.wait_for_text("#found", "Nobody yet")
+    first.close()
+    seen.choose(pair)
+    seen.wait_for_text("#message", "cannot be reached.*: trying again in")
+    launch(http_port=first.url.rpartition(":")[2])
+    seen.page.wait_for_selector("#persons li")
+    assert seen.text("#message") == ""
+    seen.forgive_network_faults()
