@@ -32,7 +32,7 @@ BoxNetwork = Callable[[Pixels], tuple[Floats, Floats]]
 
 #: Candidates below this score change no figure; those above overlap at most so much.
 MIN_SCORE = 0.01
-MAX_IOU = 0.6
+MAX_IOU = 0.5
 
 
 class PosePredictor(Protocol):

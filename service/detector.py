@@ -10,7 +10,7 @@ from service.types import Boxes, Floats, Frame
 
 _MIN_SCORE = 0.05  # below it lies noise, whatever a caller asks for
 _MAX_CANDIDATES = 1000
-_NMS_IOU = 0.6
+_NMS_IOU = 0.5  # each box that is left costs a run of the pose network
 
 
 class Detector:

@@ -1,0 +1,158 @@
+"""How many cameras a core serves: `python -m benchmarks.capacity`.
+
+Measures what a frame costs in processor time, stage by stage on one thread, with the networks that are
+served. From that follow cameras for each core, and a simulation of one core's queue, as the service works it,
+tells how old the answers are and how many frames are dropped. docs/capacity.md says what is assumed.
+"""
+
+import heapq
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.rounds import ROOT, WEIGHTS, Case, interleaved, options, write
+from service.image import decode
+from service.pipeline import Pipeline, open_pipeline
+from service.types import Boxes, Frame, Options
+
+SIZE = (1280, 720)
+BYTES = 100_000  # of such a frame as a JPEG
+PERSONS = 2
+SERVING_MS = 1.0  # of the two servers, for a frame that streams in; docs/benchmarks.md measures it
+MAX_BATCH = 8
+TARGET = 0.7  # of a core's time
+CORES = 16  # of a machine
+CADENCES = (1, 5)
+RATES = (10, 30)
+FLEETS = (10, 1_000, 100_000)
+_SIMULATED_S = 60
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of processor time: of a frame decoded, detected in and served, of a person's pose."""
+
+    decode: float
+    detect: float
+    pose: float
+    serving: float = SERVING_MS
+
+    def frame(self, detect_every: int) -> float:
+        """A frame on average, of PERSONS persons, where the detector runs on one in `detect_every`."""
+        return self.decode + self.detect / detect_every + PERSONS * self.pose + self.serving
+
+
+def measured(rounds: int, repeats: int) -> tuple[list[dict[str, Any]], Costs]:
+    """The stages' rows, and their medians."""
+    photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))
+    picture = cv2.imencode(".jpg", cv2.resize(photo, SIZE), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    pipeline = open_pipeline(WEIGHTS, threads=1)
+    cases = [
+        Case("stages", {"stage": name}, lambda work=work: {"cpu_ms": _cpu_ms(work, repeats)})
+        for name, work in _stages(pipeline, picture).items()
+    ]
+    rows = interleaved(cases, rounds)
+    cost = {row["stage"]: row["figures"]["cpu_ms"] for row in rows}
+    return rows, Costs(cost["decode"], cost["detect"], cost[f"pose of {PERSONS}"] / PERSONS)
+
+
+def _stages(pipeline: Pipeline, picture: bytes) -> dict[str, Any]:
+    image = decode(picture)
+    nobody = Options(min_score=1.0)
+    box = np.array([[400, 100, 700, 700]], np.float32)
+    persons = Boxes(np.repeat(box, PERSONS, 0), np.ones(PERSONS, np.float32))
+    return {
+        "decode": lambda: decode(picture),
+        "detect": lambda: pipeline.run([Frame(image, nobody)]),
+        f"pose of {PERSONS}": lambda: pipeline.run([Frame(image, Options(), persons)]),
+    }
+
+
+def _cpu_ms(work: Any, repeats: int) -> float:
+    work()
+    start = process_time()
+    for _ in range(repeats):
+        work()
+    return 1000 * (process_time() - start) / repeats
+
+
+def simulated(cameras: int, fps: int, cost_ms: float, seed: int = 0) -> dict[str, float]:
+    """One core that serves cameras under the policy LATEST, for a minute.
+
+    Frames come at even intervals with a tenth of jitter, each camera from a moment of its own. One frame of
+    each waits at most: a newer one takes its place, which is a drop. The worker takes the longest waiting, up
+    to MAX_BATCH, and all of a batch are answered at its end. Ages are from arrival to answer.
+    """
+    random = np.random.default_rng(seed)
+    interval = 1 / fps
+    arrivals = [(float(random.uniform(0, interval)), camera) for camera in range(cameras)]
+    heapq.heapify(arrivals)
+    waiting: dict[int, float] = {}
+    now, sent, dropped, busy, ages = 0.0, 0, 0, 0.0, []
+    while now < _SIMULATED_S:
+        while arrivals[0][0] <= now or not waiting:
+            at, camera = heapq.heappop(arrivals)
+            now = max(now, at)
+            sent, dropped = sent + 1, dropped + (camera in waiting)
+            waiting.pop(camera, None)
+            waiting[camera] = at
+            heapq.heappush(arrivals, (at + interval * float(random.uniform(0.9, 1.1)), camera))
+        batch = sorted(waiting, key=waiting.__getitem__)[:MAX_BATCH]
+        seconds = len(batch) * cost_ms / 1000
+        now, busy = now + seconds, busy + seconds
+        ages += [now - waiting.pop(camera) for camera in batch]
+    return {
+        "busy": round(busy / now, 3),
+        "dropped": round(dropped / sent, 4),
+        "p50_ms": round(1000 * float(np.percentile(ages, 50)), 1),
+        "p99_ms": round(1000 * float(np.percentile(ages, 99)), 1),
+    }
+
+
+def core_rows(costs: Costs) -> list[dict[str, Any]]:
+    """Cameras of a core at each cadence and rate, and how it fares with fewer and with more."""
+    rows = []
+    for detect_every, fps in product(CADENCES, RATES):
+        cost = costs.frame(detect_every)
+        full = 1000 / (cost * fps)
+        for cameras in sorted({max(1, round(full * share)) for share in (0.5, TARGET, 0.9, 1.2, 2)}):
+            about = {"detect_every": detect_every, "fps": fps, "cameras": cameras}
+            rows.append({**about, "load": round(cameras / full, 3), **simulated(cameras, fps, cost)})
+    return rows
+
+
+def fleet_rows(costs: Costs) -> list[dict[str, Any]]:
+    """Cores, machines and network of fleets that keep a core's load at TARGET."""
+    rows = []
+    for cameras, fps, detect_every in product(FLEETS, RATES, CADENCES):
+        cores = cameras * fps * costs.frame(detect_every) / 1000 / TARGET
+        network = {"mbit_per_s": round(cameras * fps * BYTES * 8 / 1e6)}
+        about = {"cameras": cameras, "fps": fps, "detect_every": detect_every}
+        rows.append({**about, "cores": ceil(cores), "machines": ceil(cores / CORES), **network})
+    return rows
+
+
+def main() -> None:
+    """Measure, reckon and write."""
+    parser = options("capacity", __doc__)
+    parser.add_argument("--repeats", type=int, default=20, help="of a stage in a round [%(default)s]")
+    arguments = parser.parse_args()
+    rows, costs = measured(arguments.rounds, arguments.repeats)
+    write(
+        Path(arguments.out),
+        arguments.rounds,
+        rows,
+        frame_ms={str(each): round(costs.frame(each), 2) for each in CADENCES},
+        cores=core_rows(costs),
+        fleets=fleet_rows(costs),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Photos a second, and how accurate, from the file to the poses: `python -m benchmarks.pipeline`.
+
+Our two networks as the service runs them, two pairs of published ones, and MediaPipe Pose, which finds one
+person a photo. Each has one processor. The photos show one, about three and about ten persons; all that have
+complete labels give the accuracy at the threshold that the speed was measured at, without any averaging.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.environments import python_of
+from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
+from model.dataset import read_data
+from model.evaluate import is_labelled, pose_score
+from model.metrics import Scored, keypoint_accuracy
+from model.peers import PicoDet, PPTinyPose, RTMDet
+from model.predictors import PersonPredictor, PosePredictor
+from model.scenes import Scene
+from service.image import decode
+from service.pipeline import Pipeline, open_pipeline
+from service.types import Frame, Options
+
+#: Name of a group of photos: how many persons the photos show, from and to.
+GROUPS = {"1 person": (1, 1), "2 to 4 persons": (2, 4), "8 to 14 persons": (8, 14)}
+ALL = "all photos"
+NOTHING: Scored = np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32)
+
+#: Paths of JPEGs -> figures, and the poses of each.
+System = Callable[[Sequence[str]], tuple[Figures, list[Scored]]]
+
+
+def local(estimate: Callable[[bytes], Scored]) -> System:
+    """A system in this process."""
+
+    def run(paths: Sequence[str]) -> tuple[Figures, list[Scored]]:
+        busy, start = process_time(), perf_counter()
+        poses = [estimate(Path(path).read_bytes()) for path in paths]
+        return per_photo(perf_counter() - start, process_time() - busy, len(paths)), poses
+
+    return run
+
+
+def per_photo(seconds: float, busy: float, photos: int) -> Figures:
+    return {"per_second": photos / seconds, "ms": 1000 * seconds / photos, "cpu_ms": 1000 * busy / photos}
+
+
+def ours(pipeline: Pipeline, wanted: Options, data: bytes) -> Scored:
+    """The service's pipeline, as a system of the benchmark."""
+    (estimate,) = pipeline.run([Frame(decode(data), wanted)])
+    if not estimate.persons:
+        return NOTHING
+    keypoints = np.array([person.keypoints for person in estimate.persons], np.float32)
+    return keypoints, np.array([person.score for person in estimate.persons], np.float32)
+
+
+def pair(detector: PersonPredictor, pose: PosePredictor, wanted: Options, data: bytes) -> Scored:
+    """Two networks under the same rules: boxes, then poses, of at least `min_score`."""
+    image = decode(data)
+    boxes, scores = detector.persons(image)
+    likely = np.flatnonzero(scores >= wanted.min_score)[: wanted.max_persons]
+    if not len(likely):
+        return NOTHING
+    keypoints = pose.keypoints(image, boxes[likely])
+    scores = scores[likely] * pose_score(keypoints)
+    sure = scores >= wanted.min_score
+    return keypoints[sure], scores[sure]
+
+
+@contextmanager
+def mediapipe() -> Iterator[System]:
+    """MediaPipe Pose in a process and an environment of its own."""
+    python, script = python_of("mediapipe"), Path(__file__).parent / "mediapipe_pose.py"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([python, script], stderr=subprocess.DEVNULL, **pipes) as process:
+
+        def run(paths: Sequence[str]) -> tuple[Figures, list[Scored]]:
+            assert process.stdin is not None and process.stdout is not None
+            print(json.dumps(paths), file=process.stdin, flush=True)
+            answer = json.loads(process.stdout.readline())
+            poses = [np.array(persons, np.float32).reshape(-1, 17, 3) for persons in answer["persons"]]
+            figures = per_photo(answer["seconds"], answer["cpu_seconds"], len(paths))
+            return figures, [(keypoints, keypoints[:, :, 2].mean(1)) for keypoints in poses]
+
+        yield run
+
+
+@contextmanager
+def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, System]]:
+    """What is compared, ours first."""
+    systems = {"ours": local(partial(ours, open_pipeline(WEIGHTS, threads=1), wanted))}
+    if chosen.alone:
+        yield systems
+        return
+    pose = PPTinyPose(chosen.peers)
+    for name, detector in (("PicoDet-S", PicoDet(chosen.peers)), ("RTMDet-nano", RTMDet(chosen.peers))):
+        systems[f"{name} + PP-TinyPose"] = local(partial(pair, detector, pose, wanted))
+    with mediapipe() as one:
+        yield {**systems, "MediaPipe Pose": one}
+
+
+def choose(scenes: Sequence[Scene], most: int) -> dict[str, list[Scene]]:
+    """The photos of each group that has any, `most` at most, by their persons; ALL holds every one."""
+    groups = {ALL: list(scenes)[:most]}
+    for name, (fewest, largest) in GROUPS.items():
+        inside = [scene for scene in scenes if fewest <= len(scene.persons) <= largest]
+        groups[name] = sorted(inside, key=lambda scene: len(scene.persons))[:most]
+    return {name: chosen for name, chosen in groups.items() if chosen}
+
+
+def measure(
+    systems: dict[str, System], groups: dict[str, list[Scene]], folder: Path, rounds: int
+) -> list[dict[str, Any]]:
+    """A row for each system and group: figures, accuracy, and persons found a photo."""
+    poses: dict[tuple[str, str], list[Scored]] = {}
+
+    def once(system: str, group: str, paths: list[str]) -> Figures:
+        figures, poses[group, system] = systems[system](paths)
+        return figures
+
+    cases = [
+        Case(
+            group,
+            {"system": system},
+            partial(once, system, group, [_jpeg(scene, folder) for scene in scenes]),
+        )
+        for group, scenes in groups.items()
+        for system in systems
+    ]
+    rows = interleaved(cases, rounds)
+    for row in rows:
+        scenes, found = groups[row["group"]], poses[row["group"], row["system"]]
+        accuracy = keypoint_accuracy(scenes, found) if any(len(each[1]) for each in found) else None
+        row["ap"] = round(accuracy.ap, 4) if accuracy else 0.0
+        row["photos"] = len(scenes)
+        row["persons_a_photo"] = round(float(np.mean([len(scene.persons) for scene in scenes])), 1)
+        row["found_a_photo"] = round(float(np.mean([len(each[1]) for each in found])), 1)
+    return rows
+
+
+def _jpeg(scene: Scene, folder: Path) -> str:
+    """The photo as a JPEG, which is what cameras and callers send."""
+    path = folder / f"{scene.id}.jpg"
+    if not path.exists():
+        cv2.imwrite(str(path), scene.image(), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return str(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options("pipeline", __doc__)
+    shared = Path("../shared")
+    parser.add_argument("--data", type=Path, default=shared / "data", help="labelled photos [%(default)s]")
+    parser.add_argument("--peers", type=Path, default=shared / "teachers", help="networks [%(default)s]")
+    parser.add_argument("--photos", type=int, default=1000, help="of a group, at most [%(default)s]")
+    parser.add_argument("--alone", action="store_true", help="ours only")
+    chosen = parser.parse_args(arguments)
+    scenes = [
+        scene
+        for scene in read_data(chosen.data, "val")
+        if scene.source == "coco" and scene.boxes_complete and is_labelled(scene)
+    ]
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one processor, for MediaPipe's process too
+    wanted = Options()
+    with tempfile.TemporaryDirectory() as folder, opened(chosen, wanted) as systems:
+        rows = measure(systems, choose(scenes, chosen.photos), Path(folder), chosen.rounds)
+    write(chosen.out, chosen.rounds, rows, min_score=wanted.min_score)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What every server does for a request."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import orjson
+
+from service.cpu import available_cpus
+from service.image import decode
+from service.pipeline import open_pipeline
+from service.types import Frame, Options
+
+WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
+MAX_BATCH = 8  # as the service's default
+
+
+def open_work() -> Callable[[Sequence[bytes]], list[bytes]]:
+    """A function from encoded images to JSON, an answer for each image."""
+    pipeline = open_pipeline(WEIGHTS, threads=available_cpus())
+
+    def work(images: Sequence[bytes]) -> list[bytes]:
+        return [orjson.dumps(each) for each in pipeline.run([Frame(decode(i), Options()) for i in images])]
+
+    return work

@@ -1,0 +1,93 @@
+"""What the service costs on top of its networks: `python -m benchmarks.service`.
+
+1, 8 and 32 clients ask over REST, gRPC and a gRPC stream, each waiting for its answer. The reference is the
+same pipeline in a bare Python loop, without any server; beside it stand as many bare loops as there are
+processors, each network on one thread. Both run once with the shipped networks, and once with networks that
+compute next to nothing, where the service's own cost is most of what is left.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import psutil
+
+from benchmarks.load import HttpClient, StreamClient, UnaryClient, figures, under_load
+from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, interleaved, options, write
+from service.cpu import available_cpus
+from service.image import decode
+from service.pipeline import Pipeline, open_pipeline
+from service.types import Frame, Options
+from tests.conftest import Service
+from tests.networks import save_networks
+
+CLIENTS = (1, 8, 32)
+PHOTO = ROOT / "examples" / "astronaut.jpg"
+
+
+def bare(pipelines: Sequence[Pipeline], image: bytes, seconds: float) -> Figures:
+    """The figures of `under_load` for loops that call the pipelines, each on a thread of its own."""
+
+    def loop(pipeline: Pipeline) -> list[float]:
+        latencies = []
+        begin = perf_counter()
+        while not latencies or begin < start + seconds:
+            pipeline.run([Frame(decode(image), Options())])
+            now = perf_counter()
+            latencies.append(now - begin)
+            begin = now
+        return latencies
+
+    busy, start = process_time(), perf_counter()
+    with ThreadPoolExecutor(len(pipelines)) as pool:
+        latencies = [each for of_loop in pool.map(loop, pipelines) for each in of_loop]
+    return figures(latencies, perf_counter() - start, process_time() - busy)
+
+
+@contextmanager
+def cases(networks: str, weights: Path, clients: Sequence[int], seconds: float) -> Iterator[list[Case]]:
+    """The bare loops and a running service with the networks of a folder."""
+    image, cpus = PHOTO.read_bytes(), available_cpus()
+    one = [open_pipeline(weights, threads=cpus)]
+    several = [open_pipeline(weights, threads=1) for _ in range(cpus)]
+    service = Service(weights=weights, max_images=2 * max(clients))
+    process = psutil.Process(service.process.pid)
+    apis: dict[str, Callable[[], Any]] = {
+        "REST": partial(HttpClient, f"{service.url}/v1/poses", image),
+        "gRPC": partial(UnaryClient, service.grpc, image),
+        "gRPC stream": partial(StreamClient, service.grpc, image),
+    }
+    try:
+        yield [
+            Case(networks, {"api": "bare loop", "clients": 1}, partial(bare, one, image, seconds)),
+            Case(networks, {"api": "bare loops", "clients": cpus}, partial(bare, several, image, seconds)),
+            *(
+                Case(networks, {"api": api, "clients": n}, partial(under_load, client, n, seconds, process))
+                for api, client in apis.items()
+                for n in clients
+            ),
+        ]
+    finally:
+        service.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options("service", __doc__)
+    parser.add_argument("--seconds", type=float, default=4, help="of each case in a round [%(default)s]")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="[%(default)s]")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for networks, weights in {"shipped": WEIGHTS, "next to nothing": save_networks(Path(folder))}.items():
+            with cases(networks, weights, chosen.clients, chosen.seconds) as measured:
+                rows += interleaved(measured, chosen.rounds)
+    write(chosen.out, chosen.rounds, rows, seconds=chosen.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The benchmarks run and tell what they should; nothing is said about how fast anything is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import network, peers, service
+from benchmarks.peer_networks import PEERS
+from benchmarks.rounds import Case, Figures, interleaved
+from tests.conftest import ROOT
+from tests.model.shards import write_shard
+
+FIGURES = {"per_second", "p50_ms", "p99_ms", "cpu_ms"}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result file, once it is found to say how it was made."""
+    result = json.loads(path.read_text())
+    assert result["rounds"] == 1
+    assert result["machine"].keys() >= {"processor", "processors", "commit", "weights", "load_average"}
+    found: list[dict[str, Any]] = result["rows"]
+    assert all(np.isfinite([*row["figures"].values(), *row["ratios"].values()]).all() for row in found)
+    return found
+
+
+def test_rounds_are_interleaved_and_compared_with_the_first_case_of_the_group() -> None:
+    ran: list[str] = []
+
+    def case(group: str, name: str, *values: float) -> Case:
+        left = list(values)
+
+        def measure() -> Figures:
+            ran.append(name)
+            return {"ms": left.pop(0)}
+
+        return Case(group, {"name": name}, measure)
+
+    cases = [case("x", "a", 1, 2, 4), case("x", "b", 2, 6, 9), case("y", "c", 5, 5, 5)]
+    a, b, c = interleaved(cases, 3)
+    assert "".join(ran) == "abc" + "cba" + "abc"
+    assert a == {
+        "group": "x",
+        "name": "a",
+        "figures": {"ms": 2},
+        "ratios": {"ms": 1},
+        "differences": {"ms": 0},
+    }
+    assert (b["figures"]["ms"], b["ratios"]["ms"], b["differences"]["ms"]) == (6, 2.25, 4)
+    assert (c["ratios"]["ms"], c["differences"]["ms"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    # published: 34.0 M and 5.4 G by its own authors' network, 9.6 M and 1.6 G, 1.1 M and 0.2 G
+    [("SimpleBaseline ResNet-50", 34.0, 5.43), ("MobileNetV2", 9.57, 1.57), ("Lite-HRNet-18", 1.13, 0.199)],
+)
+def test_the_papers_peers_are_as_large_as_published(name: str, params: float, macs: float) -> None:
+    built = PEERS[name]()
+    counted = network.cost(built)
+    assert counted == pytest.approx((params, macs), rel=0.01)
+    with torch.no_grad():
+        assert built(torch.zeros(1, 3, 256, 192)).shape == (1, 17, 64, 48)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
+def test_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "PEERS", {"MobileNetV2": lambda: nn.Conv2d(3, 17, 4, 4)})
+    cases = network.cases(tmp_path, batches=(1, 2), threads=(1,), seconds=0.01)
+    found = interleaved(cases, 1)
+    assert [(row["group"], row["network"]) for row in found] == [
+        *((f"batch {b}, threads 1", name) for b in (1, 2) for name in ("LGM-Pose", "MobileNetV2")),
+        *((f"batch {b}, threads 1", "matrix product") for b in (1, 2)),
+    ]
+    assert found[0]["ratios"] == {"ms": 1, "cpu_ms": 1, "gflops": 1}
+
+
+def test_service(tmp_path: Path) -> None:
+    out = tmp_path / "service.json"
+    service.main(["--rounds", "1", "--seconds", "0.1", "--clients", "2", "--out", str(out)])
+    found = rows(out)
+    assert [row["api"] for row in found] == 2 * ["bare loop", "bare loops", "REST", "gRPC", "gRPC stream"]
+    assert {row["group"] for row in found} == {"shipped", "next to nothing"}
+    assert all(row["figures"].keys() == FIGURES for row in found)
+
+
+def test_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastAPI is among our own packages; the other servers have environments that no test makes."""
+    monkeypatch.setattr(peers, "python_of", lambda name: Path(sys.executable))
+    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    out = tmp_path / "peers.json"
+    command = ["--rounds", "1", "--seconds", "0.1", "--clients", "2", "--out", str(out)]
+    peers.main([*command, "--only", "FastAPI, thread pool"])
+    found = rows(out)
+    assert [row["server"] for row in found] == ["ours", "ours, image in a form", "FastAPI, thread pool"]
+    assert all(row["figures"].keys() == {f"{name}_2" for name in FIGURES} for row in found)
+
+
+def test_pipeline(tmp_path: Path) -> None:
+    write_shard(tmp_path / "val.tar", "val", 2, seed=0)
+    out = tmp_path / "pipeline.json"
+    command = ["-m", "benchmarks.pipeline", "--alone", "--rounds", "1", "--data", str(tmp_path)]
+    subprocess.run([sys.executable, *command, "--out", str(out)], cwd=ROOT, check=True)
+    found = rows(out)
+    assert [(row["group"], row["photos"]) for row in found] == [("all photos", 2), ("1 person", 2)]
+    assert all(0 <= row["ap"] <= 1 for row in found)
