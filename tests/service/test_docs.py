@@ -1,4 +1,4 @@
-"""The code in docs/streaming.md does what the page says."""
+"""The code in the pages does what they say."""
 
 import re
 import subprocess
@@ -21,6 +21,18 @@ def test_the_python_example_runs(service: Service) -> None:
     )
     *_, last = done.stdout.splitlines()
     assert last.startswith("9 1 Counts(received=10")
+
+
+def test_the_quick_start_runs(service: Service) -> None:
+    page = (ROOT / "docs" / "index.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (shell,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    url = "http://127.0.0.1:8000"
+    for command in ([sys.executable, "-c", code], ["sh", "-ec", shell]):
+        assert url in command[-1]
+        command[-1] = command[-1].replace(url, service.url).replace("-o drawn.jpg", "-o /dev/null")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        assert "persons" in done.stdout or done.stdout.startswith("a person of score"), done.stdout
 
 
 def test_every_field_of_a_config_is_described_with_its_default() -> None:
