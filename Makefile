@@ -17,9 +17,9 @@ lint: $(VENV)/test.stamp  ## types and style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-proto: $(VENV)/test.stamp  ## service/pb from proto/pose.proto
+proto: $(VENV)/test.stamp  ## service/pb from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. \
-		service/pb/pose.proto
+		service/pb/pose.proto service/pb/openinference.proto
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -40,3 +40,18 @@ test-compose: $(VENV)/test.stamp  ## the stack in a Docker engine, which must ru
 
 board: $(VENV)/test.stamp  ## docs/board.png, drawn from a loaded service; needs a prometheus binary
 	$(BIN)/python -m tests.deploy.loaded_run docs/board.png
+
+.PHONY: fuzz
+
+fuzz: $(VENV)/test.stamp  ## some 1,400 requests made of the OpenAPI document, against a service of its own
+	$(BIN)/python -m tests.service.fuzz_openapi 100
+
+.PHONY: docs
+
+docs: $(VENV)/test.stamp  ## the pages as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.PHONY: page
+
+page: $(VENV)/test.stamp  ## docs/page.png, the picture of the page; needs chromium
+	$(BIN)/python -m tests.page.screenshot docs/page.png

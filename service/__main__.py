@@ -9,18 +9,27 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.peers import Limits, PatientHttp, PatientWebSocket
 from service.config import Settings, describe_settings, read_settings
-from service.errors import ArtefactError
+from service.errors import ArtefactError, ConfigError
 from service.logs import configure_logs
+from service.tls import Tls
+from service.tracing import start_tracing
 
 logger = logging.getLogger("service")
 _PONG_TIMEOUT_S = 300
+_HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+]
 _PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 
@@ -28,16 +37,21 @@ class Server(uvicorn.Server):
     """uvicorn that says where it listens, drains at the first signal and leaves with status 0."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        tls: Tls | None = app.state.security.tls
+        limits = Limits(settings.head_timeout_s, settings.receipt_timeout_s, settings.max_connections)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=partial(PatientHttp, limits=limits),  # type: ignore[arg-type]
                 host=settings.host,
                 port=settings.http_port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                ws="websockets-sansio",
+                headers=_HEADERS,
+                ssl_context_factory=None if tls is None else lambda *_: tls.context(),
+                ws=partial(PatientWebSocket, limits=limits),  # type: ignore[arg-type]
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,  # pictures are compressed already
                 # a pong waits behind the frames that are held back
@@ -46,18 +60,25 @@ class Server(uvicorn.Server):
             )
         )
         self._state, self._drain_timeout_s = app.state, settings.drain_timeout_s
+        self._handshake_s = None if tls is None else settings.head_timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce it."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        # uvicorn has no setting for it, and 60 s is long for a handshake
+        listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
+        loop.create_server = listen  # type: ignore[method-assign]
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._handshake_s is None else "https"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         grpc_port = self._state.grpc_port
         logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
-        print(_greeting(url, grpc_port), file=sys.stderr, flush=True)
+        print(_greeting(url, grpc_port, self._state.security.keys is not None), file=sys.stderr, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
@@ -77,6 +98,10 @@ class Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._drain)
 
+    def _reload(self) -> None:
+        """Serve the networks as they are in their files now, unless those are bad."""
+        asyncio.get_running_loop().run_in_executor(None, self._state.worker.reload)
+
     def _drain(self) -> None:
         logger.info("draining")
         self._state.estimator.draining.set()
@@ -94,17 +119,19 @@ def main() -> None:
     ).parse_args()
     settings = read_settings()
     configure_logs()
+    start_tracing()
     # OpenCV reads its own limit once, when it is imported: a second line behind service.image
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
     from service.app import create_app
 
-    _warn_if_public(settings.host)
     _check_port("POSE_HTTP_PORT", settings.host, settings.http_port)
     _check_port("POSE_GRPC_PORT", settings.host, settings.grpc_port)
     try:
         app = create_app(settings)
-    except ArtefactError as error:
+    except (ArtefactError, ConfigError) as error:
         raise SystemExit(str(error)) from None
+    if app.state.security.keys is None and settings.tls_client_ca is None:
+        _warn_if_public(settings.host)
     Server(app, settings).run()
 
 
@@ -123,14 +150,19 @@ def _warn_if_public(host: str) -> None:
     except ValueError:
         loopback = host == "localhost"
     if not loopback:
-        logger.warning("%s is reachable from outside, and the service asks nobody for a key", host)
+        logger.warning(
+            "%s is reachable from outside, and the service asks nobody for a key:"
+            " set POSE_API_KEYS or POSE_API_KEYS_FILE",
+            host,
+        )
 
 
-def _greeting(url: str, grpc_port: int) -> str:
+def _greeting(url: str, grpc_port: int, with_key: bool) -> str:
     photo = _PHOTO if _PHOTO.exists() else "photo.jpg"
+    key = '-H "Authorization: Bearer $POSE_API_KEY" ' if with_key else ""
     return (
         f"\n  page   {url}/\n  docs   {url}/docs\n  gRPC   port {grpc_port}\n"
-        f"  try    curl -s -F image=@{photo} {url}/v1/poses\n"
+        f"  try    curl -s {key}-F image=@{photo} {url}/v1/poses\n"
     )
 
 

@@ -10,13 +10,16 @@ from time import perf_counter
 
 from grpc import StatusCode
 
+from service.caller import CALLER
 from service.errors import InferenceFailed, PoseError
 from service.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
+from service.tracing import describe_span, request_span
 from service.types import Poses
 
 logger = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STAGES = ("decode", "queue", "detect", "pose")
+_OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
 @dataclass(slots=True)
@@ -33,17 +36,24 @@ def request_id(given: str | None) -> str:
     return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def named_caller() -> dict[str, str]:
+    """The name of the caller's key, for log lines."""
+    caller = CALLER.get()
+    return {"key": caller.name} if caller else {}
+
+
 @contextmanager
 def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> Iterator[Access]:
     """Measures, counts and logs a request; `code` holds unless the answer sets another."""
     access = Access(ident, code)
     start = perf_counter()
     IN_FLIGHT.labels(api).inc()
-    try:
-        yield access
-    finally:
-        IN_FLIGHT.labels(api).dec()
-        _record(api, access, perf_counter() - start, level)
+    with request_span(api) as trace_id:
+        try:
+            yield access
+        finally:
+            IN_FLIGHT.labels(api).dec()
+            _record(api, access, perf_counter() - start, level, trace_id)
 
 
 @contextmanager
@@ -65,9 +75,9 @@ def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterato
         access.code = StatusCode.OK.name
 
 
-def _record(api: str, access: Access, seconds: float, level: int) -> None:
+def _record(api: str, access: Access, seconds: float, level: int, trace_id: str) -> None:
     REQUESTS.labels(api, access.code).inc()
-    REQUEST_SECONDS.labels(api).observe(seconds)
+    REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
     persons = sum(len(poses.persons) for poses in access.poses)
     PERSONS.inc(persons)
     IMAGES.inc(len(access.poses))
@@ -75,12 +85,16 @@ def _record(api: str, access: Access, seconds: float, level: int) -> None:
     for stage, values in stages.items():
         for value in values:
             STAGE_SECONDS.labels(stage).observe(value)
+    ours = access.code.startswith("5") or access.code in _OUR_FAULTS
+    describe_span(failed=ours, request_id=access.request_id, code=access.code, persons=persons)
     logger.log(
         level,
         "request",
         extra={
             "request_id": access.request_id,
+            "trace_id": trace_id,
             "api": api,
+            **named_caller(),
             "code": access.code,
             "seconds": round(seconds, 6),
             "images": len(access.poses),

@@ -1,14 +1,16 @@
 """The composition root: everything is opened, wired and closed here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from service.api.authentication import KeyMiddleware, declare_keys
 from service.api.grpc import serve_grpc
+from service.api.openinference_rest import OpenInferenceApi
+from service.api.page import install_page
 from service.api.rest import RestApi
 from service.api.video import VideoApi
 from service.api.websocket import WebSocketApi
@@ -16,19 +18,22 @@ from service.batching import Batcher
 from service.config import Settings
 from service.cpu import available_cpus
 from service.estimator import Estimator
-from service.metrics import MODEL
 from service.pipeline import open_pipeline
+from service.process import ProcessPipeline
+from service.security import Security
 from service.types import Models
+from service.worker import AnyPipeline, Worker
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The REST application, whose lifespan serves gRPC too. Raises ArtefactError.
+    """The REST application, whose lifespan serves gRPC too. Raises ArtefactError or ConfigError.
 
-    Its state holds `estimator` and, once started, `grpc_port`.
+    Its state holds `estimator`, `worker`, `security` and, once started, `grpc_port`.
     """
+    security = Security(settings)
     cpus = available_cpus()
-    pipeline = open_pipeline(settings.weights, threads=settings.threads or cpus, runtime=settings.runtime)
-    batcher = Batcher(pipeline.run, max_batch=settings.max_batch)
+    worker = Worker(lambda: _open_pipeline(settings, settings.threads or cpus))
+    batcher = Batcher(worker.run, max_batch=settings.max_batch, alive=worker.alive, restart=worker.restart)
     decoders = ThreadPoolExecutor(cpus, "decoder")
     estimator = Estimator(
         batcher,
@@ -39,20 +44,25 @@ def create_app(settings: Settings) -> FastAPI:
         max_streams=settings.max_streams,
         stream_window=settings.stream_window,
     )
-    _publish(pipeline.models)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with serve_grpc(
-            estimator,
-            pipeline.models,
-            f"{_bracketed(settings.host)}:{settings.grpc_port}",
-            max_bytes=settings.max_body_bytes,
-            receipt_timeout_s=settings.receipt_timeout_s,
-            drain_timeout_s=settings.drain_timeout_s,
-        ) as app.state.grpc_port:
+        async with (
+            serve_grpc(
+                estimator,
+                worker.models,
+                f"{_bracketed(settings.host)}:{settings.grpc_port}",
+                max_bytes=settings.max_body_bytes,
+                receipt_timeout_s=settings.receipt_timeout_s,
+                drain_timeout_s=settings.drain_timeout_s,
+                keys=security.keys,
+                tls=security.tls,
+            ) as app.state.grpc_port,
+            security.watched(),
+        ):
             yield
         await batcher.close()
+        worker.close()
         decoders.shutdown()
 
     app = FastAPI(
@@ -62,21 +72,28 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
-    app.state.estimator = estimator
-    _install(app, estimator, pipeline.models, decoders, settings)
+    app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
+    if security.keys is not None:
+        app.add_middleware(KeyMiddleware, keys=security.keys)
+        declare_keys(app)
+    _install(app, estimator, worker.models, decoders, settings)
     return app
 
 
 def _install(
-    app: FastAPI, estimator: Estimator, models: Models, decoders: Executor, settings: Settings
+    app: FastAPI, estimator: Estimator, models: Callable[[], Models], decoders: Executor, settings: Settings
 ) -> None:
     """Add every route to the application."""
+    install_page(app)
     RestApi(
         estimator=estimator,
         models=models,
         decoders=decoders,
         max_body_bytes=settings.max_body_bytes,
         receipt_timeout_s=settings.receipt_timeout_s,
+    ).install(app)
+    OpenInferenceApi(
+        estimator, decoders, settings.max_body_bytes, receipt_timeout_s=settings.receipt_timeout_s
     ).install(app)
     WebSocketApi(estimator, settings.receipt_timeout_s).install(app)
     VideoApi(
@@ -96,9 +113,15 @@ Coordinates are pixels of the image after its EXIF orientation, x to the right, 
 the caller's, where it sent a sound one."""
 
 
-def _publish(models: Models) -> None:
-    for task, model in asdict(models).items():
-        MODEL.labels(task).info(model)
+def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:
+    if settings.worker == "process":
+        return ProcessPipeline(
+            settings.weights,
+            threads=threads,
+            runtime=settings.runtime,
+            timeout_s=settings.request_timeout_s,
+        )
+    return open_pipeline(settings.weights, threads=threads, runtime=settings.runtime)
 
 
 def _bracketed(host: str) -> str:

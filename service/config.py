@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
     runtime: Literal["onnx", "torch"] = Field(
         default="onnx", description="onnx: onnxruntime; torch: for a GPU without onnxruntime-gpu"
+    )
+    worker: Literal["thread", "process"] = Field(
+        default="thread", description="where the networks run; a process of its own can be lost and restarted"
     )
     threads: int = Field(default=0, description="threads of a network; 0 takes the CPU quota", ge=0, le=1024)
     max_batch: int = Field(default=8, description="images that run together, at most", ge=1, le=1024)
@@ -46,6 +49,26 @@ class Settings(BaseSettings):
     )
     drain_timeout_s: float = Field(
         default=30, description="seconds for accepted work to finish after SIGTERM", gt=0, le=3600
+    )
+    head_timeout_s: float = Field(
+        default=10, description="seconds for the head of an HTTP request to arrive, at most", gt=0, le=3600
+    )
+    max_connections: int = Field(default=512, description="HTTP connections open at once", ge=1)
+    api_keys: SecretStr = Field(
+        default=SecretStr(""), description="keys that callers must show: `key` or `name:key`, apart by commas"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="a file of keys, one a line, read again when it changes"
+    )
+    rate_limit: float = Field(
+        default=0, description="requests, images or frames a second of one key; 0: any number", ge=0
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="certificate chain of both servers, PEM, read again when it changes"
+    )
+    tls_key: Path | None = Field(default=None, description="its private key, PEM, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="clients must show a certificate signed by this CA, PEM"
     )
 
 

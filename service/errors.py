@@ -7,16 +7,20 @@ from typing import ClassVar
 
 from grpc import StatusCode
 
+RETRY_AFTER_S = 1
+
 
 class PoseError(Exception):
     """A failure that a caller is told about; the text is meant for the caller.
 
-    index: which image of a request of several is at fault, where it is one.
+    index: which image of a request of several is at fault, where it is one. retry_after_s: when the same
+    request may fare better, where that is known.
     """
 
     code: ClassVar[str]
     http_status: ClassVar[int]
     grpc_status: ClassVar[StatusCode]
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str, *, index: int | None = None) -> None:
         super().__init__(detail)
@@ -45,6 +49,18 @@ class MalformedBody(PoseError):
     code, http_status, grpc_status = "malformed_body", 400, StatusCode.INVALID_ARGUMENT
 
 
+class NotFound(PoseError):
+    """There is no model of that name or version."""
+
+    code, http_status, grpc_status = "not_found", 404, StatusCode.NOT_FOUND
+
+
+class Unauthenticated(PoseError):
+    """The caller has shown no key, or one that is not known."""
+
+    code, http_status, grpc_status = "unauthenticated", 401, StatusCode.UNAUTHENTICATED
+
+
 class ReceiptTimeout(PoseError):
     """The body did not arrive in time."""
 
@@ -70,9 +86,20 @@ class InvalidArgument(PoseError):
 
 
 class Overloaded(PoseError):
-    """Every place is taken; `RETRY_AFTER_S` seconds later there may be one."""
+    """Every place is taken."""
 
     code, http_status, grpc_status = "overloaded", 429, StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = RETRY_AFTER_S
+
+
+class RateLimited(PoseError):
+    """The caller asks more often than its key allows."""
+
+    code, http_status, grpc_status = "rate_limited", 429, StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, detail: str, *, index: int | None = None, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(detail, index=index)
+        self.retry_after_s = retry_after_s
 
 
 class Abandoned(PoseError):
@@ -100,6 +127,20 @@ class ShuttingDown(PoseError):
     """The service takes no new work."""
 
     code, http_status, grpc_status = "shutting_down", 503, StatusCode.UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
+
+
+class WorkerLost(PoseError):
+    """What runs the networks has died or gone astray, and is being restarted."""
+
+    code, http_status, grpc_status = "worker_lost", 503, StatusCode.UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(
+        self, detail: str = "the worker was lost and is being restarted", *, index: int | None = None
+    ) -> None:
+        super().__init__(detail, index=index)
 
 
 class DeadlineExceeded(PoseError):
@@ -108,8 +149,9 @@ class DeadlineExceeded(PoseError):
     code, http_status, grpc_status = "deadline_exceeded", 504, StatusCode.DEADLINE_EXCEEDED
 
 
+class ConfigError(Exception):
+    """Keys or certificates that cannot be served; at start-up it stops."""
+
+
 class ArtefactError(Exception):
     """A network file that cannot be served; start-up stops."""
-
-
-RETRY_AFTER_S = 1

@@ -8,8 +8,10 @@ from time import perf_counter
 from typing import TypeVar
 
 from service.batching import Batcher
+from service.caller import CALLER
 from service.errors import DeadlineExceeded, InvalidArgument, Overloaded, PoseError, ShuttingDown
 from service.image import decode, read_size
+from service.tracing import stage_spans
 from service.types import Boxes, Estimate, Frame, Options, Picture, Poses, Timings
 
 T = TypeVar("T")
@@ -46,7 +48,7 @@ class Estimator:
 
     async def estimate(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Picture],
         options: Options,
         *,
         source: Hashable = None,
@@ -60,6 +62,8 @@ class Estimator:
         source = object() if source is None else source
         timeout = min(self._timeout_s, self._timeout_s if timeout_s is None else timeout_s)
         with self._admit(len(images)):
+            if (caller := CALLER.get()) is not None:
+                caller.owe(len(images) - 1)  # the request itself is paid
             try:
                 async with asyncio.timeout(timeout):
                     return await _every(
@@ -102,21 +106,37 @@ class Estimator:
             self._streams -= 1
             self._check_idle()
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes work: it has a worker and does not drain."""
+        return self._batcher.ready and not self.draining.is_set()
+
+    def readiness(self) -> AsyncIterator[bool]:
+        """Whether there is a worker: now, and after each change."""
+        return self._batcher.readiness()
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work and wait until what was admitted is answered, but no longer than timeout_s."""
         self.draining.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
+    def check_place(self, count: int = 1) -> None:
+        """Whether `count` images would be taken now, which costs less to ask before they are received.
+
+        Raises ShuttingDown or Overloaded.
+        """
+        if self.draining.is_set():
+            raise ShuttingDown("the service is shutting down")
+        if self._admitted + count > self._max_images:
+            raise Overloaded(f"all {self._max_images} places are taken")
+
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
         """Places for `count` images. Raises ShuttingDown, InvalidArgument or Overloaded."""
-        if self.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
         if count > self._max_images:
             raise InvalidArgument(f"{count} images are more than the {self._max_images} taken at once")
-        if self._admitted + count > self._max_images:
-            raise Overloaded(f"all {self._max_images} places are taken")
+        self.check_place(count)
         self._admitted += count
         self._idle.clear()
         try:
@@ -129,7 +149,7 @@ class Estimator:
         if not self._admitted and not self._streams:
             self._idle.set()
 
-    def _sizes(self, images: Sequence[bytes]) -> list[int]:
+    def _sizes(self, images: Sequence[Picture]) -> list[int]:
         """Pixels of each image, by its header. Raises InvalidImage or ImageTooLarge with the index."""
         sizes = []
         for index, data in enumerate(images):
@@ -152,10 +172,19 @@ class Estimator:
         async with self._room(pixels):
             start = perf_counter()
             image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode, data)
-            decode_s = perf_counter() - start
+            decoded = perf_counter()
             frame = Frame(image, options, await boxes() if boxes else None)
+            queued = perf_counter()
             estimate, waited = await self._batcher.submit(frame, source)
-        seconds = decode_s, waited + start - arrived, estimate.detect, estimate.pose
+        begun = queued + waited
+        posing = begun + estimate.detect
+        stage_spans(
+            decode=(start, decoded),
+            queue=(queued, begun),
+            detect=(begun, posing),
+            pose=(posing, posing + estimate.pose),
+        )
+        seconds = decoded - start, waited + start - arrived, estimate.detect, estimate.pose
         timings = Timings(*(round(each, 6) for each in seconds))
         return Poses(image.shape[1], image.shape[0], estimate.persons, timings)
 

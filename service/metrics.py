@@ -18,4 +18,6 @@ BATCH_IMAGES = Histogram("pose_batch_images", "Images in a batch", buckets=_COUN
 BATCH_CROPS = Histogram("pose_batch_crops", "Person crops in a batch", buckets=(0, *_COUNTS, 256, 512))
 IMAGES = Counter("pose_images", "Images answered with their persons")
 PERSONS = Counter("pose_persons", "Persons in answers")
+MODEL_RELOADS = Counter("pose_model_reloads", "New networks, taken or refused", ("outcome",))
+WORKER_RESTARTS = Counter("pose_worker_restarts", "Attempts to restart the worker after a loss")
 MODEL = Info("pose_model", "The network in service", ("task",))

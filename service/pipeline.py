@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from service.detector import Detector
-from service.metrics import BATCH_CROPS
 from service.pose import PoseEstimator
 from service.runtime import Runtime, Session, model_of, open_session
-from service.types import Estimate, Frame, Models
+from service.types import Estimate, Frame, Models, Options
 
 
 class Pipeline:
@@ -25,8 +26,21 @@ class Pipeline:
         between = perf_counter()
         persons = self._pose.estimate(frames, detected)
         end = perf_counter()
-        BATCH_CROPS.observe(sum(len(each.boxes) for each in detected))
-        return [Estimate(each, detect=between - start, pose=end - between) for each in persons]
+        return [
+            Estimate(each, crops=len(boxes.boxes), detect=between - start, pose=end - between)
+            for each, boxes in zip(persons, detected, strict=True)
+        ]
+
+    def alive(self) -> bool:
+        """It is as long as this process is."""
+        return True
+
+    def restart(self) -> None:
+        """The networks are still in memory: see that they run. Raises what a run raises."""
+        self.run([Frame(np.zeros((64, 64, 3), np.uint8), Options())])
+
+    def close(self) -> None:
+        """Nothing needs an end; the memory is given back with the object."""
 
 
 def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:

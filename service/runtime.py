@@ -1,7 +1,7 @@
 """An ONNX file becomes a session that runs it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -82,10 +82,33 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
         session = OnnxSession(path, threads=threads)
     check(session.metadata, task, path)
     try:
-        session.run(np.zeros((1, *input_size(session), 3), np.uint8))
+        outputs = session.run(_colours(*input_size(session)))
+        fit = _fit(outputs, session, task)
     except Exception as error:
         raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
+    if not fit:
+        raise ArtefactError(f"{path}: its outputs are not those of a {task}")
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ArtefactError(f"{path}: its outputs are not finite")
     return session
+
+
+def _colours(height: int, width: int) -> Image:
+    """A picture (1, height, width, 3) of many colours."""
+    return np.resize(np.arange(251, dtype=np.uint8), (1, height, width, 3))
+
+
+def _fit(outputs: Sequence[Floats], session: Session, task: Task) -> bool:
+    """Whether outputs for one image have the shapes that a network for `task` gives."""
+    height, width = input_size(session)
+    match [output.shape for output in outputs]:
+        case [(1, keypoints, rows, columns)] if task == "pose":
+            stride = int(session.metadata["heatmap_stride"])
+            names = json.loads(session.metadata["keypoint_names"])
+            return (keypoints, rows * stride, columns * stride) == (len(names), height, width)
+        case [(1, boxes, 4), (1, scores)] if task == "detector":
+            return bool(boxes == scores)
+    return False
 
 
 def check(metadata: Mapping[str, str], task: Task, path: Path) -> None:

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass, replace
 
-from service.access import observed_call
+from service.access import named_caller, observed_call
+from service.caller import CALLER
 from service.camera import Camera
 from service.errors import InferenceFailed, InvalidArgument, PoseError, ShuttingDown
 from service.estimator import Estimator
@@ -64,12 +65,12 @@ class Stream:
                 work = [entry.work for entry in self._entries if entry.work is not None]
                 for task in (reader, watch, *work):
                     task.cancel()
+                self._log_end()  # first, as the wait may be cut short
                 await asyncio.gather(reader, watch, *work, return_exceptions=True)
-                self._log_end()
 
     def _log_end(self) -> None:
         about = {"request_id": self._ident, "api": self._api, "camera_id": self._config.camera_id}
-        logger.info("stream ended", extra={**about, **asdict(self.counts)})
+        logger.info("stream ended", extra={**about, **named_caller(), **asdict(self.counts)})
 
     async def _read(self, frames: AsyncIterator[StreamFrame]) -> None:
         """Takes a frame whenever there is room for one; what is taken is answered."""
@@ -141,6 +142,8 @@ class Stream:
             detected = given is None
             return given
 
+        if (caller := CALLER.get()) is not None:
+            await caller.turn()
         with observed_call(self._api, self._ident, level=logging.DEBUG) as access:
             if not math.isfinite(time):
                 raise InvalidArgument("the timestamp is not a finite number")

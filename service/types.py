@@ -69,9 +69,10 @@ class TrackedPerson(Person):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Persons of one frame by falling score, and the seconds its batch took."""
+    """Persons of one frame by falling score, crops looked at for them, and the seconds its batch took."""
 
     persons: tuple[Person, ...]
+    crops: int
     detect: float
     pose: float
 

@@ -65,7 +65,7 @@ class Service:
             assert self._logged.wait_for(lines, timeout=60), self.log
             return lines()[0]
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The value of a metric now, 0 where it has no such series."""
         inner = ",".join(f'{key}="{value}"' for key, value in labels.items())
         series = f"{name}{{{inner}}}" if inner else name

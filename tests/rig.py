@@ -35,7 +35,7 @@ class Network:
 
     def _estimate(self, frame: Frame) -> Estimate:
         level = int(frame.image[0, 0, 0])
-        return Estimate((person(level),) if level else (), detect=0, pose=0)
+        return Estimate((person(level),) if level else (), crops=1, detect=0, pose=0)
 
     async def has_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=30)

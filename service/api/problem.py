@@ -11,14 +11,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from service.errors import (
-    RETRY_AFTER_S,
     ImageTooLarge,
     InferenceFailed,
     MalformedBody,
-    Overloaded,
     PoseError,
     ReceiptTimeout,
     ShuttingDown,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 
@@ -39,20 +38,22 @@ class Problem:
     index: int | None = None
 
 
-def problem(status: int, code: str, detail: str, *, index: int | None = None) -> Response:
-    """The answer to a request that failed."""
-    body = asdict(Problem("about:blank", _title(status), status, detail, code, index))
+def problem(status: int, code: str, detail: str, *, index: int | None = None, **more: str) -> Response:
+    """The answer to a request that failed; `more`: further members."""
+    body = asdict(Problem("about:blank", _title(status), status, detail, code, index)) | more
     if index is None:
         del body["index"]
     return Response(orjson.dumps(body), status, media_type=MEDIA_TYPE)
 
 
-def pose_problem(error: PoseError) -> Response:
-    """The answer to a request that failed by `error`."""
+def pose_problem(error: PoseError, /, **more: str) -> Response:
+    """The answer to a request that failed by `error`; `more`: further members."""
     detail = str(error) if error.index is None else f"image {error.index}: {error}"
-    response = problem(error.http_status, error.code, detail, index=error.index)
-    if isinstance(error, Overloaded | ShuttingDown):
-        response.headers["retry-after"] = str(RETRY_AFTER_S)
+    response = problem(error.http_status, error.code, detail, index=error.index, **more)
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Unauthenticated):
+        response.headers["www-authenticate"] = "Bearer"
     if isinstance(error, _CLOSING):
         response.headers["connection"] = "close"
     return response

@@ -2,22 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import Access, observed, request_id
+from service.api.connection import while_connected
 from service.api.problem import (
     on_http_exception,
     on_invalid_parameters,
@@ -38,12 +39,12 @@ from service.api.schemas import (
 from service.api.upload import read_images
 from service.coco import CocoResult, coco_results
 from service.drawing import draw
-from service.errors import Abandoned, InvalidArgument, PoseError, ShuttingDown
+from service.errors import InvalidArgument, PoseError, ShuttingDown, WorkerLost
 from service.estimator import Estimator
+from service.tracing import TRACEPARENT, join_trace
 from service.types import Models, Poses
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RestApi:
     """The routes. max_body_bytes and receipt_timeout_s hold for the body of a request."""
 
     estimator: Estimator
-    models: Models
+    models: Callable[[], Models]
     decoders: Executor
     max_body_bytes: int
     receipt_timeout_s: float
@@ -75,6 +76,7 @@ class RestApi:
             responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 503, 504)},
             openapi_extra=BODY,
         )
+        router.add_api_route("/v1/models", self.models_now, summary="The networks that answer")
         router.add_api_route("/v1/skeleton", self.skeleton, summary="What the keypoints are")
         router.add_api_route("/healthz", self.healthz, summary="Whether the process lives")
         router.add_api_route("/readyz", self.readyz, summary="Whether it takes work", responses=problems(503))
@@ -85,7 +87,6 @@ class RestApi:
             response_class=Response,
             responses={200: METRICS},
         )
-        router.add_api_route("/", self.index, include_in_schema=False)
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
@@ -93,11 +94,12 @@ class RestApi:
 
         All images are answered or none: one that is bad fails the request and is named in the problem.
         """
+        self.estimator.check_place()
         images = await read_images(request, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s)
         picture = "image/jpeg" in request.headers.get("accept", "")
         if picture and len(images) > 1:
             raise InvalidArgument("a picture can be drawn of one image only")
-        results = await _while_connected(request, self.estimator.estimate(images, query.options()))
+        results = await while_connected(request, self.estimator.estimate(images, query.options()))
         access: Access = request.scope["state"]["access"]
         access.poses = results
         if picture:
@@ -112,7 +114,11 @@ class RestApi:
     def _json(self, query: PosesQuery, results: Sequence[Poses]) -> Response:
         if query.format == "coco":
             return _json(coco_results(results))
-        return _json(PosesAnswer(list(results), self.models))
+        return _json(PosesAnswer(list(results), self.models()))
+
+    async def models_now(self) -> Models:
+        """Name, version and commit of the networks; another version after a reload."""
+        return self.models()
 
     async def skeleton(self) -> Skeleton:
         """Names, limbs, left-right pairs and OKS sigmas of the keypoints."""
@@ -123,9 +129,11 @@ class RestApi:
         return Status("ok")
 
     async def readyz(self) -> Status:
-        """The service takes work: from start-up until it is told to stop."""
+        """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
         if self.estimator.draining.is_set():
             raise ShuttingDown("the service is shutting down")
+        if not self.estimator.ready:
+            raise WorkerLost
         return Status("ready")
 
     async def metrics(self, request: Request) -> Response:
@@ -133,13 +141,9 @@ class RestApi:
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(REGISTRY), headers={"content-type": content_type})
 
-    async def index(self) -> Response:
-        """The way to the documentation."""
-        return RedirectResponse("/docs")
-
 
 class AccessMiddleware:
-    """Gives each request an id, turns a crash into a problem, and records requests of /v1/."""
+    """Gives each request an id, turns a crash into a problem, and records requests for persons."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -148,12 +152,12 @@ class AccessMiddleware:
         """See ASGI."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        ident = request_id(given)
-        if not scope["path"].startswith("/v1/"):
+        headers = Headers(scope=scope)
+        join_trace(headers.get(TRACEPARENT))
+        ident = request_id(headers.get("x-request-id"))
+        api = _api(scope["path"])
+        if api is None:
             return await self._answer(scope, receive, send, Access(ident, "500"))
-        # a video takes as long as it is: it has no place among the latencies of requests
-        api = "rest_video" if scope["path"] == "/v1/videos" else "rest"
         with observed(api, ident, code="500") as access:
             await self._answer(scope, receive, send, access)
 
@@ -166,7 +170,9 @@ class AccessMiddleware:
             if message["type"] == "http.response.start":
                 started = True
                 access.code = str(message["status"])
-                MutableHeaders(scope=message)["x-request-id"] = access.request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = access.request_id
+                headers.setdefault("cache-control", "no-store")
             await send(message)
 
         try:
@@ -178,22 +184,12 @@ class AccessMiddleware:
             await unforeseen_problem()(scope, receive, send_on)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away. Raises Abandoned."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Abandoned("the client closed the connection")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _api(path: str) -> str | None:
+    """How requests to a path are counted; None: not at all."""
+    if path.startswith("/v1/"):
+        # a video takes as long as it is: it has no place among the latencies of requests
+        return "rest_video" if path == "/v1/videos" else "rest"
+    return "rest_v2" if path.startswith("/v2/") and path.endswith("/infer") else None
 
 
 def _json(answer: object) -> Response:

@@ -104,13 +104,15 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _PROBLEMS = {
     400: "Not an image, or one that is damaged or truncated; or a malformed form.",
+    401: "No key, or one that is not known.",
+    404: "There is no model of that name or version.",
     408: "The body did not arrive in time.",
     413: "Too many bytes or too many pixels.",
     415: "The body is neither multipart/form-data nor an image.",
     422: "A parameter or form field is unknown or out of range.",
-    429: "The service is full; Retry-After tells when to try again.",
+    429: "The service is full, or the key is over its rate; Retry-After tells when to try again.",
     500: "A fault of the service.",
     501: "The service was installed without what this needs.",
-    503: "The service is shutting down.",
+    503: "The service is shutting down, or its worker was lost; it is back in seconds.",
     504: "The answer was not ready in time.",
 }

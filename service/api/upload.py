@@ -1,7 +1,8 @@
 """The images in the body of an HTTP request."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -28,20 +29,27 @@ async def read_images(request: Request, *, max_bytes: int, timeout_s: float) -> 
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = limited(request, max_bytes)
-    try:
-        async with asyncio.timeout(timeout_s):
-            if media_type == "multipart/form-data":
-                return await _read_form(request, body, max_bytes)
-            if media_type.startswith("image/"):
-                return [b"".join([chunk async for chunk in body])]
-    except TimeoutError:
-        raise ReceiptTimeout(f"the body did not arrive within {timeout_s:g} s") from None
-    except ClientDisconnect:
-        raise Abandoned("the client closed the connection") from None
+    async with receipt(timeout_s):
+        if media_type == "multipart/form-data":
+            return await _read_form(request, body, max_bytes)
+        if media_type.startswith("image/"):
+            return [b"".join([chunk async for chunk in body])]
     raise UnsupportedMediaType(
         f"content type {media_type or 'none'!r} is not taken:"
         f" send multipart/form-data with the field {FIELD!r}, or image/*"
     )
+
+
+@asynccontextmanager
+async def receipt(timeout_s: float) -> AsyncIterator[None]:
+    """Open while a body arrives. Raises ReceiptTimeout, and Abandoned when the client goes away."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise ReceiptTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+    except ClientDisconnect:
+        raise Abandoned("the client closed the connection") from None
 
 
 async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -10,13 +10,12 @@ from typing import Annotated, BinaryIO
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from service.access import Access
 from service.api.schemas import problems
 from service.api.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, failure_json
-from service.api.upload import limited
-from service.errors import Abandoned, PoseError, ReceiptTimeout, UnsupportedMediaType
+from service.api.upload import limited, receipt
+from service.errors import PoseError, UnsupportedMediaType
 from service.estimator import Estimator
 from service.frames import Answer, StreamFrame
 from service.stream import Stream
@@ -77,15 +76,11 @@ class VideoApi:
         # a file, as most containers cannot be read without going back and forth
         file = TemporaryFile()  # noqa: SIM115  it is closed with its frames
         try:
-            async with asyncio.timeout(self.receipt_timeout_s):
+            async with receipt(self.receipt_timeout_s):
                 async for chunk in limited(request, self.max_bytes):
                     file.write(chunk)
-        except BaseException as error:
+        except BaseException:
             file.close()
-            if isinstance(error, TimeoutError):
-                raise ReceiptTimeout(f"the body did not arrive within {self.receipt_timeout_s:g} s") from None
-            if isinstance(error, ClientDisconnect):
-                raise Abandoned("the client closed the connection") from None
             raise
         file.seek(0)
         return file

@@ -23,11 +23,13 @@ from service.errors import (
 from service.estimator import Estimator
 from service.frames import StreamConfig, StreamFrame
 from service.stream import Stream
+from service.tracing import TRACEPARENT, join_trace
 
 # IANA's registry of WebSocket close codes
 _VIOLATION = 1008
 _CLOSE_CODES = {InferenceFailed: 1011, ShuttingDown: 1012, Overloaded: 1013}
 _END = "end"
+_SUBPROTOCOL = "pose.v1"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,11 @@ class WebSocketApi:
         Frames are numbered from 0. The text `end` asks for the answers that are due, then for the end. A
         failure that ends the stream is told in a last message and by the close code.
         """
+        join_trace(socket.headers.get(TRACEPARENT))
         ident = request_id(socket.headers.get("x-request-id"))
-        await socket.accept(headers=[(b"x-request-id", ident.encode())])
+        # a page that sends a key as a subprotocol wants one of them chosen
+        subprotocol = _SUBPROTOCOL if _SUBPROTOCOL in socket.scope["subprotocols"] else None
+        await socket.accept(subprotocol, headers=[(b"x-request-id", ident.encode())])
         gone = asyncio.Event()
         work = asyncio.create_task(self._converse(socket, ident, gone))
         leaving = asyncio.create_task(gone.wait())

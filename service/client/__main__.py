@@ -2,9 +2,11 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 
+from service.client.credentials import Credentials
 from service.client.errors import ServiceError
 from service.client.grpc import ADDRESS
 from service.client.http import URL
@@ -44,11 +46,17 @@ def _photos(given: list[str]) -> None:
         help="json: one object a photo; coco: one list of COCO results, image_id = index [%(default)s]",
     )
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures with skeletons there")
-    _add_min_score(parser)
+    _add_common(parser)
     chosen = parser.parse_args(given)
-    options = Options(min_score=chosen.min_score)
-    coco = chosen.format == "coco"
-    if not asyncio.run(estimate_photos(chosen.photos, chosen.url, options, coco=coco, folder=chosen.draw)):
+    work = estimate_photos(
+        chosen.photos,
+        chosen.url,
+        Options(min_score=chosen.min_score),
+        credentials=_credentials(chosen),
+        coco=chosen.format == "coco",
+        folder=chosen.draw,
+    )
+    if not asyncio.run(work):
         raise SystemExit(1)
 
 
@@ -57,7 +65,11 @@ def _stream(given: list[str]) -> None:
         prog="python -m service.client stream", description="The persons of a camera or a video, live."
     )
     parser.add_argument("source", help="webcam's number, video file, rtsp:// URL or folder of pictures")
-    parser.add_argument("--address", default=ADDRESS, help="the service's gRPC address [%(default)s]")
+    parser.add_argument(
+        "--address",
+        default=ADDRESS,
+        help="the service's gRPC address; https:// before it: TLS [%(default)s]",
+    )
     parser.add_argument(
         "--policy",
         choices=[policy.value for policy in Policy],
@@ -73,7 +85,7 @@ def _stream(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="write an annotated video there")
     parser.add_argument("--json", type=Path, metavar="FILE.jsonl", help="write answers there, one a line")
     parser.add_argument("--camera-id", default="", help="the stream's name in the service's log")
-    _add_min_score(parser)
+    _add_common(parser)
     chosen = parser.parse_args(given)
     config = StreamConfig(
         Options(min_score=chosen.min_score),
@@ -83,14 +95,31 @@ def _stream(given: list[str]) -> None:
         smoothing=not (chosen.no_tracking or chosen.no_smoothing),
         detect_every=chosen.detect_every,
     )
-    asyncio.run(run_stream(chosen.source, chosen.address, config, video=chosen.out, lines=chosen.json))
+    work = run_stream(
+        chosen.source,
+        chosen.address,
+        config,
+        credentials=_credentials(chosen),
+        video=chosen.out,
+        lines=chosen.json,
+    )
+    asyncio.run(work)
 
 
-def _add_min_score(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser) -> None:
     default = Options().min_score
     parser.add_argument(
         "--min-score", type=float, default=default, help="leave out persons below it [%(default)s]"
     )
+    parser.add_argument("--api-key", metavar="KEY", help="the key to show, better given as POSE_API_KEY")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="who signed the service's certificate, PEM")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="the certificate to show, PEM")
+    parser.add_argument("--cert-key", type=Path, metavar="FILE", help="its private key, PEM")
+
+
+def _credentials(chosen: argparse.Namespace) -> Credentials:
+    key = chosen.api_key or os.environ.get("POSE_API_KEY", "")
+    return Credentials(key, chosen.ca, chosen.cert, chosen.cert_key)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Clients over gRPC."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import grpc
 
+from service.client.credentials import ANYBODY, Credentials
 from service.client.errors import service_error
 from service.client.reconnecting import ReconnectingStream
 from service.frames import Answer, StreamConfig, StreamFrame
@@ -19,19 +21,24 @@ _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 250), ("grpc.max_reconnect_bac
 
 
 class GrpcClient:
-    """Blocking calls over gRPC. Each raises ServiceError."""
+    """Blocking calls over gRPC, with TLS to an address like https://host:port. Each raises ServiceError."""
 
-    def __init__(self, address: str = ADDRESS, *, timeout_s: float = 60) -> None:
-        self._channel = grpc.insecure_channel(address, _OPTIONS)
+    def __init__(
+        self, address: str = ADDRESS, *, timeout_s: float = 60, credentials: Credentials = ANYBODY
+    ) -> None:
+        self._channel = credentials.channel(address, _OPTIONS)
+        self._metadata = credentials.metadata()
         self._stub = pose_pb2_grpc.PoseServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """The persons of an encoded image."""
+        request = _request(image, options)
         try:
-            return read_poses(self._stub.Estimate(_request(image, options), timeout=self._timeout_s).poses)
+            answer = self._stub.Estimate(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise service_error(error) from error
+        return read_poses(answer.poses)
 
     def stream(self, frames: Iterable[StreamFrame], config: StreamConfig | None = None) -> Iterator[Answer]:
         """The answer to each frame, in order. Ends with the connection; AsyncGrpcClient connects again."""
@@ -40,7 +47,7 @@ class GrpcClient:
             yield config_message(config or StreamConfig())
             yield from map(frame_message, frames)
 
-        call = self._stub.EstimateStream(messages())
+        call = self._stub.EstimateStream(messages(), metadata=self._metadata)
         try:
             for message in call:
                 yield read_answer(message)
@@ -61,15 +68,19 @@ class GrpcClient:
 class AsyncGrpcClient:
     """Asynchronous calls over gRPC. Each raises ServiceError."""
 
-    def __init__(self, address: str = ADDRESS, *, timeout_s: float = 60) -> None:
-        self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+    def __init__(
+        self, address: str = ADDRESS, *, timeout_s: float = 60, credentials: Credentials = ANYBODY
+    ) -> None:
+        self._channel = credentials.async_channel(address, _OPTIONS)
+        self._metadata = credentials.metadata()
         self._stub = pose_pb2_grpc.PoseServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     async def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """See GrpcClient."""
+        request = _request(image, options)
         try:
-            answer = await self._stub.Estimate(_request(image, options), timeout=self._timeout_s)
+            answer = await self._stub.Estimate(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise service_error(error) from error
         return read_poses(answer.poses)
@@ -86,7 +97,8 @@ class AsyncGrpcClient:
         A frame whose connection broke is answered as failed, with the code `connection_lost`; the counts are
         those over all connections. Raises ServiceError once there has been no connection for give_up_s.
         """
-        return ReconnectingStream(self._stub, config or StreamConfig(), give_up_s).answers(frames)
+        open_call = partial(self._stub.EstimateStream, metadata=self._metadata)
+        return ReconnectingStream(open_call, config or StreamConfig(), give_up_s).answers(frames)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Self
 import httpx
 from pydantic import TypeAdapter
 
+from service.client.credentials import ANYBODY, Credentials
 from service.client.errors import ServiceError
 from service.frames import Answer, Counts, Dropped, Failed, Outcome, StreamConfig
 from service.types import Options, Person, Poses, Timings, TrackedPerson
@@ -20,8 +21,8 @@ _CHUNK = 64 * 1024
 class HttpClient:
     """Blocking calls over REST. Each raises ServiceError."""
 
-    def __init__(self, url: str = URL, *, timeout_s: float = 60) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+    def __init__(self, url: str = URL, *, timeout_s: float = 60, credentials: Credentials = ANYBODY) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, **_shown(credentials))
 
     def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """The persons of an encoded image."""
@@ -62,8 +63,8 @@ class HttpClient:
 class AsyncHttpClient:
     """Asynchronous calls over REST. Each raises ServiceError."""
 
-    def __init__(self, url: str = URL, *, timeout_s: float = 60) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s)
+    def __init__(self, url: str = URL, *, timeout_s: float = 60, credentials: Credentials = ANYBODY) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, **_shown(credentials))
 
     async def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """See HttpClient."""
@@ -105,6 +106,11 @@ class AsyncHttpClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+
+def _shown(credentials: Credentials) -> dict[str, Any]:
+    """Arguments of a client for who it is."""
+    return {"headers": credentials.headers(), "verify": credentials.ssl_context()}
 
 
 def _image(image: bytes, options: Options | None, accept: str) -> dict[str, Any]:

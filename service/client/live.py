@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from service.client.credentials import Credentials
 from service.client.grpc import AsyncGrpcClient
 from service.client.recording import AnnotatedVideo, open_annotated
 from service.client.sources import eager, open_source, paced
@@ -49,7 +50,13 @@ class Pace:
 
 
 async def run_stream(
-    name: str, address: str, config: StreamConfig, *, video: Path | None, lines: Path | None
+    name: str,
+    address: str,
+    config: StreamConfig,
+    *,
+    credentials: Credentials,
+    video: Path | None,
+    lines: Path | None,
 ) -> None:
     """Stream a source to its end, or until interrupted; write an annotated video and answers as JSON lines.
 
@@ -70,7 +77,7 @@ async def run_stream(
                     listener.sent(frame)
                 yield frame
 
-        async with AsyncGrpcClient(address) as client:
+        async with AsyncGrpcClient(address, credentials=credentials) as client:
             async for answer in client.stream(frames(), config):
                 for listener in listeners:
                     listener.answered(answer)

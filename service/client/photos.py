@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 from tqdm import tqdm
 
+from service.client.credentials import Credentials
 from service.client.errors import ServiceError
 from service.client.http import AsyncHttpClient
 from service.coco import CocoResult, coco_results
@@ -19,7 +20,13 @@ _AT_ONCE = 4
 
 
 async def estimate_photos(
-    photos: Sequence[Path], url: str, options: Options, *, coco: bool, folder: Path | None
+    photos: Sequence[Path],
+    url: str,
+    options: Options,
+    *,
+    credentials: Credentials,
+    coco: bool,
+    folder: Path | None,
 ) -> bool:
     """Write the persons of each photo to standard output, and pictures of them into a folder.
 
@@ -31,7 +38,7 @@ async def estimate_photos(
     places = asyncio.Semaphore(_AT_ONCE)
     results: list[CocoResult] = []
     failed = 0
-    async with AsyncHttpClient(url) as client:
+    async with AsyncHttpClient(url, credentials=credentials) as client:
 
         async def estimate(photo: Path) -> Poses:
             async with places:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import StreamStreamCall
@@ -13,8 +13,8 @@ from grpc.aio import StreamStreamCall
 from service.client.errors import service_error
 from service.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
 from service.messages import config_message, frame_message, read_answer
-from service.pb import pose_pb2_grpc
 
+Call: TypeAlias = "StreamStreamCall[Any, Any]"
 LOST = "connection_lost"
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
@@ -23,9 +23,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 class ReconnectingStream:
     """One stream over as many connections as it takes; between them it pauses, longer each time."""
 
-    def __init__(self, stub: pose_pb2_grpc.PoseServiceStub, config: StreamConfig, give_up_s: float) -> None:
+    def __init__(self, open_call: Callable[[], Call], config: StreamConfig, give_up_s: float) -> None:
         """give_up_s: without a connection that answers, after which the failure is raised."""
-        self._stub, self._config, self._give_up_s = stub, config, give_up_s
+        self._open_call, self._config, self._give_up_s = open_call, config, give_up_s
         self._counts = Counts()
         self._unanswered: deque[int] = deque()  # ids of the frames sent over this connection
         # what one connection did not take waits here for the next; None: there is no more
@@ -65,7 +65,7 @@ class ReconnectingStream:
 
     async def _connection(self) -> AsyncGenerator[Answer, None]:
         """The answers over one connection; it ends when all frames are answered, or by RpcError."""
-        call = self._stub.EstimateStream()
+        call = self._open_call()
         sender = asyncio.create_task(self._send(call))
         try:
             async for message in call:
@@ -77,7 +77,7 @@ class ReconnectingStream:
             call.cancel()
             await asyncio.wait((sender,))
 
-    async def _send(self, call: "StreamStreamCall[Any, Any]") -> None:
+    async def _send(self, call: Call) -> None:
         # when it breaks, the reader of the answers learns why
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
             await call.write(config_message(self._config))

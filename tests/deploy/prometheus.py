@@ -30,6 +30,7 @@ class Prometheus:
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 "--web.listen-address=127.0.0.1:0",
+                "--enable-feature=exemplar-storage",
             ],
             stderr=subprocess.PIPE,
             text=True,
@@ -54,6 +55,12 @@ class Prometheus:
         assert answer.status_code == 200, f"{expr}: {answer.text}"
         result: list[dict[str, Any]] = answer.json()["data"]["result"]
         return result
+
+    def exemplars(self, expr: str) -> list[dict[str, Any]]:
+        """The exemplars that the series of an expression have at any time."""
+        answer = self._http.get("/api/v1/query_exemplars", params={"query": expr, "start": 0, "end": 2**32})
+        series: list[dict[str, Any]] = answer.json()["data"]
+        return [exemplar for each in series for exemplar in each["exemplars"]]
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its health."""

@@ -46,6 +46,15 @@ def test_every_query_has_data(prometheus: Prometheus, load: Load) -> None:
     assert {rule["health"] for rule in prometheus.rules()} == {"ok"}
 
 
+def test_latencies_lead_to_traces(prometheus: Prometheus, load: Load) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    series = 'pose_request_seconds_bucket{api=~"rest|grpc"}'  # frames of streams are not logged one by one
+    while not (found := prometheus.exemplars(series)) and time.monotonic() < deadline:
+        load.round()
+    logged = {line.get("trace_id") for line in load.service.log}
+    assert found and {exemplar["labels"]["trace_id"] for exemplar in found} <= logged
+
+
 def _has_data(query: Query, result: list[dict[str, Any]]) -> bool:
     """There are series, one of them a number, and all have the labels that their names are made of."""
     labels = set(re.findall(r"\{\{(\w+)\}\}", query.legend))

@@ -115,6 +115,8 @@ METRICS = {
     "pose_images_total": "counter",
     "pose_persons_total": "counter",
     "pose_model_info": "gauge",
+    "pose_model_reloads_total": "counter",
+    "pose_worker_restarts_total": "counter",
 }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from service.batching import Batcher
-from service.errors import InferenceFailed, ShuttingDown
-from service.metrics import QUEUE_DEPTH
+from service.errors import ArtefactError, InferenceFailed, ShuttingDown, WorkerLost
+from service.metrics import QUEUE_DEPTH, WORKER_RESTARTS
 
 
 class Worker:
@@ -145,3 +145,92 @@ async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
     worker.go.release(5)
     await asyncio.wait_for(closing, 30)
     assert await results(tasks) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("loss", [WorkerLost, MemoryError, SystemExit, GeneratorExit])
+async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss: type[BaseException]) -> None:
+    def fail(items: list[int]) -> None:
+        if 0 in items:
+            raise loss
+
+    worker, may_restart = Worker(fail), threading.Semaphore(0)
+
+    def restart() -> None:
+        assert may_restart.acquire(timeout=30)
+
+    batcher = Batcher(worker, max_batch=2, restart=restart)
+    told = aiter(batcher.readiness())
+    assert await anext(told) is True
+    before = QUEUE_DEPTH._value.get()
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, 1, 2, 3)
+    worker.go.release()
+    assert [type(each) for each in await results(tasks)] == [WorkerLost] * 4
+    assert await anext(told) is False
+    assert not batcher.ready
+    with pytest.raises(WorkerLost):
+        await batcher.submit(4, "newcomer")
+    may_restart.release()
+    assert await anext(told) is True
+    worker.go.release()
+    assert await results(await submit(batcher, 5)) == [10]
+    assert worker.batches == [[0], [5]]
+    assert QUEUE_DEPTH._value.get() == before
+    await batcher.close()
+
+
+async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
+    lives = [False, True]
+    batcher: Batcher[int, int] = Batcher(
+        lambda items: items, max_batch=2, alive=lambda: lives[0], restart=lambda: lives.pop(0) and None
+    )
+    async for ready in batcher.readiness():
+        if ready:
+            break
+    assert await results(await submit(batcher, 1)) == [1]
+    await batcher.close()
+
+
+async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    wait_for = threading.Condition.wait_for
+
+    def no_pause(self: threading.Condition, predicate: Callable[[], Any], timeout: float) -> Any:
+        pauses.append(timeout)
+        return wait_for(self, predicate, 0)
+
+    monkeypatch.setattr(threading.Condition, "wait_for", no_pause)
+    failures = iter([True] * 9)
+
+    def restart() -> None:
+        if next(failures, False):
+            raise ArtefactError("no memory")
+
+    before = WORKER_RESTARTS._value.get()
+    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    for _ in range(2):
+        await results(await submit(batcher, 0))
+        async for ready in batcher.readiness():
+            if ready:
+                break
+    await batcher.close()
+    assert pauses == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
+    assert WORKER_RESTARTS._value.get() - before == 11
+
+
+def _die(items: list[int]) -> list[int]:
+    raise WorkerLost
+
+
+async def test_closing_does_not_wait_for_a_worker_that_is_lost() -> None:
+    def restart() -> None:
+        raise MemoryError
+
+    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    assert [type(each) for each in await results(await submit(batcher, 1))] == [WorkerLost]
+    await asyncio.wait_for(batcher.close(), 30)
+    with pytest.raises(ShuttingDown):
+        await batcher.submit(2, "late")

@@ -87,7 +87,7 @@ def test_requests_out_of_order_are_refused(
     assert refused.value.status == status
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/poses", 405), ("GET", "/v2", 404)])
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/poses", 405), ("GET", "/v3", 404)])
 def test_unknown_paths_and_methods_are_problems(
     rest: RestClient, method: str, path: str, status: int
 ) -> None:

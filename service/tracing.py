@@ -1,0 +1,91 @@
+"""Traces: a request joins its caller's (W3C Trace Context); OpenTelemetry, where installed, gets spans."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Tracer
+
+logger = logging.getLogger(__name__)
+TRACEPARENT = "traceparent"  # a header of HTTP, metadata of gRPC
+_FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+_tracer: "Tracer | None" = None
+
+
+def start_tracing() -> None:
+    """Send spans where the OTEL_ variables of the environment tell to; nowhere if they name no endpoint."""
+    if not any(name in os.environ for name in _ENDPOINTS):
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        logger.warning("an endpoint for traces is set, but not the extra `otel` installed: no traces")
+    else:
+        send_spans(BatchSpanProcessor(OTLPSpanExporter()))
+
+
+def send_spans(processor: "SpanProcessor") -> None:
+    """Make spans from now on, and give them to `processor`."""
+    global _tracer
+    from opentelemetry.sdk.trace import TracerProvider
+
+    os.environ.setdefault("OTEL_SERVICE_NAME", "lgm-pose")
+    provider = TracerProvider()
+    provider.add_span_processor(processor)
+    _tracer = provider.get_tracer("service")
+
+
+def join_trace(traceparent: str | None) -> None:
+    """Make this task, and those it starts, part of the caller's trace; of a new one if that is not sound."""
+    found = _FORM.fullmatch(traceparent or "")
+    _trace_id.set(found[1] if found else uuid4().hex)
+    if found and traceparent and _tracer is not None:
+        from opentelemetry.context import attach
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        attach(TraceContextTextMapPropagator().extract({TRACEPARENT: traceparent}))
+
+
+@contextmanager
+def request_span(name: str) -> Iterator[str]:
+    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits."""
+    if _tracer is None:
+        yield _trace_id.get() or uuid4().hex
+        return
+    from opentelemetry.trace import SpanKind
+
+    with _tracer.start_as_current_span(name, kind=SpanKind.SERVER) as span:
+        yield f"{span.get_span_context().trace_id:032x}"
+
+
+def describe_span(*, failed: bool, **attributes: str | int) -> None:
+    """What the request under way was, and whether it failed by the service's fault."""
+    if _tracer is None:
+        return
+    from opentelemetry.trace import Status, StatusCode, get_current_span
+
+    span = get_current_span()
+    span.set_attributes({f"pose.{key}": value for key, value in attributes.items()})
+    if failed:
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def stage_spans(**stages: tuple[float, float]) -> None:
+    """A span for each stage of an image: its start and end, in seconds of `perf_counter`."""
+    if _tracer is None:
+        return
+    ahead = time_ns() - perf_counter_ns()
+    for name, (start, end) in stages.items():
+        span = _tracer.start_span(name, start_time=ahead + int(start * 1e9))
+        span.end(ahead + int(end * 1e9))
