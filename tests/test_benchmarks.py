@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import network, peers, service
+from benchmarks import network, peers, service, stalled
 from benchmarks.peer_networks import PEERS
 from benchmarks.rounds import Case, Figures, interleaved
 from tests.conftest import ROOT
@@ -110,3 +110,12 @@ def test_pipeline(tmp_path: Path) -> None:
     found = rows(out)
     assert [(row["group"], row["photos"]) for row in found] == [("all photos", 2), ("1 person", 2)]
     assert all(0 <= row["ap"] <= 1 for row in found)
+
+
+def test_a_stalled_reader_is_held_back_beside_cameras(networks: dict[bool, Path], tmp_path: Path) -> None:
+    out = tmp_path / "stalled.json"
+    few = ["--rounds", "1", "--seconds", "2", "--cameras", "1", "--fps", "5", "--out", str(out)]
+    stalled.main([*few, "--weights", str(networks[False])])
+    alone, beside = rows(out)
+    assert alone["figures"]["held_frames"] == 0 < beside["figures"]["held_frames"] < 5000
+    assert 0 < beside["figures"]["p50_ms"] <= beside["figures"]["p99_ms"]
