@@ -17,6 +17,8 @@ from service.messages import config_message, frame_message, read_answer
 Call: TypeAlias = "StreamStreamCall[Any, Any]"
 LOST = "connection_lost"
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# told in place of the status when the server ended the call while a frame was being written
+_STATUS_LOST = "Internal error from Core"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -47,7 +49,7 @@ class ReconnectingStream:
                     for answer in self._lose(error):
                         yield answer
                     failing_since = failing_since or monotonic()
-                    if error.code() not in _TRANSIENT or monotonic() - failing_since > self._give_up_s:
+                    if not _passes(error) or monotonic() - failing_since > self._give_up_s:
                         raise service_error(error) from error
                     await asyncio.sleep(0 if self._sent_all else next(pauses))
             await source
@@ -95,6 +97,11 @@ class ReconnectingStream:
     def _counted(self, frame_id: int, outcome: Outcome) -> Answer:
         self._counts = self._counts.with_one(outcome)
         return Answer(frame_id, outcome, self._counts)
+
+
+def _passes(error: grpc.RpcError) -> bool:
+    """Whether another connection may do better."""
+    return error.code() in _TRANSIENT or error.details() == _STATUS_LOST
 
 
 def _pauses() -> Iterator[float]:

@@ -171,11 +171,14 @@ async def test_a_stream_too_many_is_refused_over_both_protocols(launch: Launch, 
     service = launch(max_streams=1)
     first = stream(service, "grpc", endless_after_one(photo))
     await anext(first)
-    lost = []
-    with pytest.raises(ServiceError, match="places for streams") as refused:
-        async for answer in stream(service, "grpc", [photo]):
-            lost.append(answer)
-    assert refused.value.code == "resource_exhausted"
+    code = "internal"
+    while code == "internal":  # grpc loses the status where it meets the writing of a frame
+        lost = []
+        with pytest.raises(ServiceError) as refused:
+            async for answer in stream(service, "grpc", [photo]):
+                lost.append(answer)
+        code = refused.value.code
+    assert code == "resource_exhausted" and "places for streams" in str(refused.value)
     assert [each["error"]["code"] for each in lost] in ([], ["connection_lost"])
     refusal, code = await conversation(service, [config_text(ALL), photo])
     assert (refusal[-1]["error"]["code"], code) == ("overloaded", 1013)

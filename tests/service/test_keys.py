@@ -123,7 +123,10 @@ def forever() -> Iterator[bytes]:
     yield b""
 
 
-@pytest.mark.parametrize("headers", WRONG[:-1], ids=lambda each: str(each)[:40])
+# grpc itself refuses what is much longer
+@pytest.mark.parametrize(
+    "headers", [each for each in WRONG[:-1] if len(str(each)) < 8000], ids=lambda each: str(each)[:40]
+)
 def test_grpc_without_a_good_key_is_refused(guarded: Service, photo: bytes, headers: dict[str, str]) -> None:
     with grpc.insecure_channel(guarded.grpc) as channel:
         call = channel.unary_unary("/pose.v1.PoseService/GetSkeleton")
