@@ -6,17 +6,16 @@ the same frames go through the pipeline in a bare loop; figures are ratios to it
 cost in accuracy of the rarer detections is told as the mean OKS between the poses of both ways.
 """
 
-import argparse
 import asyncio
-import json
 import statistics
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
+from benchmarks.rounds import WEIGHTS, options, write
 from service.client import AsyncGrpcClient
 from service.client.sources import open_source
 from service.frames import Answer, Policy, StreamConfig, StreamFrame
@@ -26,7 +25,6 @@ from service.tracking import box_areas, oks
 from service.types import Frame, Options, Person, Poses
 from tests.conftest import Service
 
-WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 CAMERAS = (1, 4, 16)
 DETECT_EVERY = 5
 
@@ -99,19 +97,17 @@ def ratio(run: Callable[[], float], bare: Callable[[], float], rounds: int) -> d
 
 
 def main() -> None:
-    """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
+    parser = options("streams", __doc__)
     parser.add_argument("video", help="a video file or a folder of pictures")
     parser.add_argument("--frames", type=int, default=100, help="of the video, from its start [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--min-score", type=float, default=0.3, help="[%(default)s]")
     parser.add_argument("--threads", type=int, default=1, help="of a network [%(default)s]")
     chosen = parser.parse_args()
     frames = list(islice(open_source(chosen.video).frames, chosen.frames))
-    options = Options(chosen.min_score)
-    plain = StreamConfig(options, Policy.ALL)
-    every = StreamConfig(options, Policy.ALL, tracking=True)
-    rare = StreamConfig(options, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
+    wanted = Options(chosen.min_score)
+    plain = StreamConfig(wanted, Policy.ALL)
+    every = StreamConfig(wanted, Policy.ALL, tracking=True)
+    rare = StreamConfig(wanted, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
     pipeline = open_pipeline(WEIGHTS, threads=chosen.threads)
     service = Service(weights=WEIGHTS, threads=chosen.threads)
     try:
@@ -119,11 +115,11 @@ def main() -> None:
         def measure(config: StreamConfig, cameras: int = 1) -> dict[str, float]:
             return ratio(
                 lambda: asyncio.run(together(service.grpc, frames, config, cameras)),
-                lambda: bare_loop(pipeline, frames, options),
+                lambda: bare_loop(pipeline, frames, wanted),
                 chosen.rounds,
             )
 
-        figures = {
+        figures: dict[str, Any] = {
             "frames": len(frames),
             "one_camera": {
                 "detector_on_every_frame": measure(every),
@@ -137,7 +133,7 @@ def main() -> None:
         }
     finally:
         service.close()
-    print(json.dumps(figures, indent=2))
+    write(chosen.out, chosen.rounds, [], **figures)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,29 @@ def capacity_cores() -> str:
     return table(titles, lines)
 
 
+def streams() -> str:
+    """Streams beside the bare loop, and what rarer detection costs."""
+    _, about = result("streams")
+    found = json.loads((RESULTS / "streams.json").read_text())
+    one = {f"one, {name.replace('_', ' ')}": figures for name, figures in found["one_camera"].items()}
+    cases = one | {f"{number}, no tracking": each for number, each in found["cameras_together"].items()}
+    rows = ((name, each["frames_per_second"], each["times_bare"]) for name, each in cases.items())
+    rare = table(
+        ("one detection in 5, beside one on every frame", ""),
+        ((name.replace("_", " "), value) for name, value in found["accuracy_of_rare_detection"].items()),
+    )
+    return f"{table(('cameras', 'frames/s', 'x bare loop'), rows)}\n\n{rare}\n\n{about}"
+
+
+def stalled() -> str:
+    """Latencies of cameras alone and beside a reader that stops."""
+    rows, about = result("stalled")
+    names = "p50_ms", "p99_ms", "held_frames", "mib"
+    titles = ("beside the cameras", "p50 ms", "p99 ms", "frames taken from it", "MiB grown", "p99 x alone")
+    lines = ((row["beside"], *(row["figures"][n] for n in names), row["ratios"]["p99_ms"]) for row in rows)
+    return f"{table(titles, lines)}\n\n{about}"
+
+
 def capacity_fleets() -> str:
     """Cores, machines and network of fleets."""
     rows = json.loads((RESULTS / "capacity.json").read_text())["fleets"]
@@ -201,6 +224,8 @@ TABLES: dict[str, Callable[[], str]] = {
         service,
         peers,
         pipeline,
+        streams,
+        stalled,
         capacity_costs,
         capacity_cores,
         capacity_fleets,
