@@ -36,7 +36,7 @@ def pack(scenes: Sequence[Scene], folder: Path) -> None:
 class Canvases:
     """The packed photos, and augmented batches of them as a function of a step number."""
 
-    jitter = augment.Jitter(scale=(0.45, 1.35), rotation=8, rotated=0.2, shift=0.12)
+    jitter = augment.Jitter(scale=(0.6, 1.5), rotation=8, rotated=0.2, shift=0.12)
 
     def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
         self.size = size

@@ -1,11 +1,12 @@
 """Who can use the page: keyboards, screen readers, phones, holders of keys; and foreign scripts cannot."""
 
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Launch, Service
+from tests.conftest import ROOT, Launch, Service
 from tests.page.conftest import Open
 
 KEY = "a-key-of-the-page"
@@ -128,3 +129,15 @@ def test_files_come_with_the_policy_and_are_asked_for_again(service: Service) ->
     assert script.headers["cache-control"] == "no-cache"
     for path in ("/page/", "/page/../app.py", "/page/%2e%2e/app.py", "/page/nothing.js"):
         assert httpx.get(f"{service.url}{path}").status_code == 404, path
+
+
+def test_the_script_in_the_streaming_guide_gets_an_answer(visit: Open, service: Service) -> None:
+    guide = (ROOT / "docs" / "streaming.md").read_text()
+    (script,) = re.findall(r"```js\n(.*?)```", guide, re.DOTALL)
+    assert "ws://127.0.0.1:8000" in script and "console.log" in script
+    script = script.replace("ws://127.0.0.1:8000", f"ws{service.url.removeprefix('http')}")
+    answer = visit(service).page.evaluate(
+        "() => new Promise((told) => { const canvas = document.createElement('canvas');"
+        f"canvas.getContext('2d').fillRect(0, 0, 9, 9); {script.replace('console.log', 'told')} }})"
+    )
+    assert answer["frame_id"] == 0 and answer["poses"]["width"] == 300

@@ -104,6 +104,25 @@ async def test_every_protocol_speaks_tls(launch: Launch, files: Files, small: by
         assert '"persons":[{' in str(await socket.recv())
 
 
+def test_the_python_of_the_page_about_security_runs(launch: Launch, files: Files, photo: bytes) -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown = files.serve(trustme.CA())
+    key = "a-key-for-the-page"
+    service = launch(**files.settings, api_keys=key)
+    for said, meant in (
+        ("https://pose.example:8000", https(service)[0]),
+        ("ca.pem", str(shown.ca)),
+        ("...", key),
+    ):
+        assert said in code
+        code = code.replace(said, meant)
+    told: dict[str, HttpClient] = {}
+    exec(code, told)
+    with told["client"] as client:
+        assert client.estimate(photo).persons
+
+
 def test_neither_plain_clients_nor_those_that_trust_others_get_through(
     launch: Launch, files: Files, small: bytes
 ) -> None:
