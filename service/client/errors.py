@@ -14,6 +14,12 @@ class ServiceError(Exception):
         self.code = code
 
 
+# what grpc tells in place of the status when the service ended a call while a message was being written
+STATUS_LOST = "Internal error from Core"
+
+
 def service_error(error: grpc.RpcError) -> ServiceError:
     """What a failed call means."""
+    if error.details() == STATUS_LOST:
+        return ServiceError("unavailable", "the service ended the stream while a frame was being sent")
     return ServiceError(error.code().name.lower(), error.details() or error.code().name)

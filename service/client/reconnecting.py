@@ -10,15 +10,13 @@ from typing import Any, TypeAlias
 import grpc
 from grpc.aio import StreamStreamCall
 
-from service.client.errors import service_error
+from service.client.errors import STATUS_LOST, service_error
 from service.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
 from service.messages import config_message, frame_message, read_answer
 
 Call: TypeAlias = "StreamStreamCall[Any, Any]"
 LOST = "connection_lost"
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-# told in place of the status when the server ended the call while a frame was being written
-_STATUS_LOST = "Internal error from Core"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -101,7 +99,7 @@ class ReconnectingStream:
 
 def _passes(error: grpc.RpcError) -> bool:
     """Whether another connection may do better."""
-    return error.code() in _TRANSIENT or error.details() == _STATUS_LOST
+    return error.code() in _TRANSIENT or error.details() == STATUS_LOST
 
 
 def _pauses() -> Iterator[float]:

@@ -118,7 +118,7 @@ def test_a_photo_ends_the_camera(visit: Open, service: Service, pair: Path) -> N
     seen.wait_for_text("#live", "Start camera")
     assert seen.text("#persons b") == "1"
     assert seen.page.locator("#video").is_hidden()
-    seen.page.wait_for_function("!document.querySelector('#video').srcObject?.active")
+    seen.page.wait_for_function("() => !document.querySelector('#video').srcObject?.active")
 
 
 def test_a_film_is_streamed_to_its_end(visit: Open, service: Service, pixels: Pixels, tmp_path: Path) -> None:

@@ -171,8 +171,8 @@ async def test_a_stream_too_many_is_refused_over_both_protocols(launch: Launch, 
     service = launch(max_streams=1)
     first = stream(service, "grpc", endless_after_one(photo))
     await anext(first)
-    code = "internal"
-    while code == "internal":  # grpc loses the status where it meets the writing of a frame
+    code = "unavailable"
+    while code == "unavailable":  # grpc loses the status where it meets the writing of a frame
         lost = []
         with pytest.raises(ServiceError) as refused:
             async for answer in stream(service, "grpc", [photo]):
