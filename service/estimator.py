@@ -121,22 +121,15 @@ class Estimator:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
-    def check_place(self, count: int = 1) -> None:
-        """Whether `count` images would be taken now, which costs less to ask before they are received.
-
-        Raises ShuttingDown or Overloaded.
-        """
-        if self.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-        if self._admitted + count > self._max_images:
-            raise Overloaded(f"all {self._max_images} places are taken")
-
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
         """Places for `count` images. Raises ShuttingDown, InvalidArgument or Overloaded."""
+        if self.draining.is_set():
+            raise ShuttingDown("the service is shutting down")
         if count > self._max_images:
             raise InvalidArgument(f"{count} images are more than the {self._max_images} taken at once")
-        self.check_place(count)
+        if self._admitted + count > self._max_images:
+            raise Overloaded(f"all {self._max_images} places are taken")
         self._admitted += count
         self._idle.clear()
         try:

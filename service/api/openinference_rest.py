@@ -192,7 +192,6 @@ class OpenInferenceApi:
         shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
         `Inference-Header-Content-Length` then tells.
         """
-        self.estimator.check_place()
         async with receipt(self.receipt_timeout_s):
             body = b"".join([chunk async for chunk in limited(request, self.max_body_bytes)])
         # large JSON is parsed beside the event loop

@@ -94,7 +94,6 @@ class RestApi:
 
         All images are answered or none: one that is bad fails the request and is named in the problem.
         """
-        self.estimator.check_place()
         images = await read_images(request, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s)
         picture = "image/jpeg" in request.headers.get("accept", "")
         if picture and len(images) > 1:

@@ -149,37 +149,6 @@ async def test_overload_is_refused_and_passes(launch: Launch, photo: bytes) -> N
     assert await call(service, photo) == grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("path", ("/v1/poses", "/v2/models/lgm-pose/infer"))
-async def test_overload_is_refused_before_its_body_is_sent(launch: Launch, photo: bytes, path: str) -> None:
-    service = launch(slow=True, max_images=1)
-    refused = asyncio.Event()
-
-    async def keep_it_full() -> None:
-        while not refused.is_set():
-            await post(service, photo)
-
-    async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
-        for _ in range(4):
-            tasks.create_task(keep_it_full())
-        while not refused.is_set():  # a head may meet a free place, and would be waited for
-            if (await first_line(service, path)).startswith(b"HTTP/1.1 429"):
-                refused.set()
-
-
-async def first_line(service: Service, path: str) -> bytes:
-    """What comes back for the head of a request whose body is never sent, in two seconds."""
-    host, port = service.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n".encode())
-    writer.write(b"content-length: 9000000\r\n\r\n")
-    try:
-        return await asyncio.wait_for(reader.readline(), 2)
-    except TimeoutError:
-        return b""
-    finally:
-        writer.close()
-
-
 async def leave(service: Service, image: bytes) -> asyncio.StreamWriter:
     """A whole request whose answer nobody will read; close the writer to be gone."""
     host, port = service.url.removeprefix("http://").split(":")
