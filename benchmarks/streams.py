@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rounds import WEIGHTS, options, write
+from benchmarks import rounds
+from benchmarks.rounds import WEIGHTS
 from service.client import AsyncGrpcClient
 from service.client.sources import open_source
 from service.frames import Answer, Policy, StreamConfig, StreamFrame
@@ -97,17 +98,17 @@ def ratio(run: Callable[[], float], bare: Callable[[], float], rounds: int) -> d
 
 
 def main() -> None:
-    parser = options("streams", __doc__)
+    parser = rounds.options("streams", __doc__)
     parser.add_argument("video", help="a video file or a folder of pictures")
     parser.add_argument("--frames", type=int, default=100, help="of the video, from its start [%(default)s]")
     parser.add_argument("--min-score", type=float, default=0.3, help="[%(default)s]")
     parser.add_argument("--threads", type=int, default=1, help="of a network [%(default)s]")
     chosen = parser.parse_args()
     frames = list(islice(open_source(chosen.video).frames, chosen.frames))
-    wanted = Options(chosen.min_score)
-    plain = StreamConfig(wanted, Policy.ALL)
-    every = StreamConfig(wanted, Policy.ALL, tracking=True)
-    rare = StreamConfig(wanted, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
+    options = Options(chosen.min_score)
+    plain = StreamConfig(options, Policy.ALL)
+    every = StreamConfig(options, Policy.ALL, tracking=True)
+    rare = StreamConfig(options, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
     pipeline = open_pipeline(WEIGHTS, threads=chosen.threads)
     service = Service(weights=WEIGHTS, threads=chosen.threads)
     try:
@@ -115,7 +116,7 @@ def main() -> None:
         def measure(config: StreamConfig, cameras: int = 1) -> dict[str, float]:
             return ratio(
                 lambda: asyncio.run(together(service.grpc, frames, config, cameras)),
-                lambda: bare_loop(pipeline, frames, wanted),
+                lambda: bare_loop(pipeline, frames, options),
                 chosen.rounds,
             )
 
@@ -133,7 +134,7 @@ def main() -> None:
         }
     finally:
         service.close()
-    write(chosen.out, chosen.rounds, [], **figures)
+    rounds.write(chosen.out, chosen.rounds, [], **figures)
 
 
 if __name__ == "__main__":

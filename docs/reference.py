@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor
+from tabular import table  # beside this file
 
 from service.app import create_app
 from service.config import Settings
@@ -30,13 +31,13 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
         rows = [
             (f"`{each['name']}`", _values(each["schema"]), each.get("description", "")) for each in parameters
         ]
-        parts.append(_table(("parameter", "values", ""), rows))
+        parts.append(table(("parameter", "values", ""), rows))
     answers = operation["responses"].items()
     rows = [
         (status, ", ".join(f"`{kind}`" for kind in each["content"]), each["description"])
         for status, each in answers
     ]
-    parts.append(_table(("status", "body", ""), rows))
+    parts.append(table(("status", "body", ""), rows))
     return "\n\n".join(parts)
 
 
@@ -60,7 +61,7 @@ def grpc() -> str:
         (f"`{message.name}`", ", ".join(f"`{_field(field)}`" for field in message.fields))
         for message in pose_pb2.DESCRIPTOR.message_types_by_name.values()
     ]
-    return f"{_table(('service', 'RPC', ''), methods)}\n\n{_table(('message', 'fields'), messages)}"
+    return f"{table(('service', 'RPC', ''), methods)}\n\n{table(('message', 'fields'), messages)}"
 
 
 def _signature(method: MethodDescriptor) -> str:
@@ -80,7 +81,7 @@ def _field(field: FieldDescriptor) -> str:
 
 def settings() -> str:
     """Every setting with its default."""
-    return _table(
+    return table(
         ("setting", "default", ""),
         [
             (
@@ -96,10 +97,3 @@ def settings() -> str:
 def _default(value: object) -> str:
     """A setting's default; a file's place is told from the repository's root."""
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else "" if value is None else str(value)
-
-
-def _table(titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = [titles, tuple("---" for _ in titles), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )

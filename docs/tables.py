@@ -7,11 +7,12 @@ that the benchmarks and the evaluation write, so no figure is typed.
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import reference  # beside this file
+import reference  # beside this file, as the next
+from tabular import table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -22,20 +23,6 @@ DOCUMENTS = (
 ACCURACY = ROOT / "model" / "weights" / "accuracy.json"
 RESULTS = ROOT / "benchmarks" / "results"
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table; figures keep three digits."""
-    heads = list(titles)
-    lines = [heads, *([_cell(value) for value in row] for row in rows)]
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(heads), *text[1:]])
-
-
-def _cell(value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
 
 
 def accuracy() -> str:

@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from service.batching import Batcher
 from service.caller import CALLER
-from service.errors import DeadlineExceeded, InvalidArgument, Overloaded, PoseError, ShuttingDown
+from service.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    Overloaded,
+    PoseError,
+    ShuttingDown,
+    WorkerLost,
+)
 from service.image import decode, read_size
 from service.tracing import stage_spans
 from service.types import Boxes, Estimate, Frame, Options, Picture, Poses, Timings
@@ -105,6 +112,13 @@ class Estimator:
         finally:
             self._streams -= 1
             self._check_idle()
+
+    def check_ready(self) -> None:
+        """Raises ShuttingDown, or WorkerLost, while the service takes no work."""
+        if self.draining.is_set():
+            raise ShuttingDown("the service is shutting down")
+        if not self._batcher.ready:
+            raise WorkerLost
 
     @property
     def ready(self) -> bool:

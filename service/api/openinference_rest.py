@@ -37,7 +37,7 @@ from service.api.openinference_json import (
 from service.api.problem import pose_problem
 from service.api.schemas import problems
 from service.api.upload import limited, receipt
-from service.errors import PoseError, ShuttingDown, WorkerLost
+from service.errors import PoseError
 from service.estimator import Estimator
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -173,7 +173,7 @@ class OpenInferenceApi:
 
     async def ready(self) -> Ready:
         """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
-        self._check_ready()
+        self.estimator.check_ready()
         return Ready(True)
 
     async def model(self) -> ModelMetadata:
@@ -182,7 +182,7 @@ class OpenInferenceApi:
 
     async def model_ready(self) -> ModelReady:
         """The model is ready when the service is."""
-        self._check_ready()
+        self.estimator.check_ready()
         return ModelReady(MODEL, True)
 
     async def infer(self, request: Request) -> Response:
@@ -206,12 +206,6 @@ class OpenInferenceApi:
         access.poses = [poses]
         outputs = {name: array for name, array in arrays(poses).items() if name in names}
         return _answer(*write_answer(asked.id, outputs, binary_outputs(asked)))
-
-    def _check_ready(self) -> None:
-        if self.estimator.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-        if not self.estimator.ready:
-            raise WorkerLost
 
 
 def _answer(body: bytes, json_length: int) -> Response:

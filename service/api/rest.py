@@ -39,7 +39,7 @@ from service.api.schemas import (
 from service.api.upload import read_images
 from service.coco import CocoResult, coco_results
 from service.drawing import draw
-from service.errors import InvalidArgument, PoseError, ShuttingDown, WorkerLost
+from service.errors import InvalidArgument, PoseError
 from service.estimator import Estimator
 from service.tracing import TRACEPARENT, join_trace
 from service.types import Models, Poses
@@ -129,10 +129,7 @@ class RestApi:
 
     async def readyz(self) -> Status:
         """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
-        if self.estimator.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-        if not self.estimator.ready:
-            raise WorkerLost
+        self.estimator.check_ready()
         return Status("ready")
 
     async def metrics(self, request: Request) -> Response:

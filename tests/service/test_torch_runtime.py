@@ -21,12 +21,9 @@ def test_torch_finds_the_persons_that_onnxruntime_finds() -> None:
     )
     assert len(ours.persons) == len(theirs.persons) >= 1
     for one, other in zip(ours.persons, theirs.persons, strict=True):
-        np.testing.assert_allclose(
-            one.keypoints, other.keypoints, atol=0.2
-        )  # pixels; torch reads weights of half precision
-        np.testing.assert_allclose(
-            one.bbox, other.bbox, atol=0.2
-        )  # pixels; torch reads weights of half precision
+        # torch reads weights of half precision: up to 0.06 pixels were seen
+        np.testing.assert_allclose(one.keypoints, other.keypoints, atol=0.1)
+        np.testing.assert_allclose(one.bbox, other.bbox, atol=0.05)
 
 
 def test_torch_without_its_weights_is_refused_with_their_path(tmp_path: Path) -> None:
