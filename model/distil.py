@@ -1,13 +1,19 @@
-"""A published detector as teacher: dense scores and boxes of the very image that the student sees."""
+"""Published networks as teachers: what they make of the very image that the student sees."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import openvino
 import torch
 from torch import Tensor
 
+from model.augment import warp
+from model.dataset import PoseBatch
 from model.detector import grid
+from model.geometry import Floats
+from model.lgmpose import HEATMAP_STRIDE
 
 MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # BGR
 
@@ -30,8 +36,63 @@ class DenseTeacher:
         boxes = torch.cat([self.points - dense[..., 1:3], self.points + dense[..., 3:5]], -1)
         return boxes.to(images.device), dense[..., 0].sigmoid().to(images.device)
 
-    def _one(
-        self, image: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def _one(self, image: Floats) -> Floats:
         maps = self.session.run(None, {"images": image[None]})
         return np.concatenate([m.reshape(1, -1, 5) for m in maps], 1)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB
+
+#: How far PP-TinyPose's maps lie to the right of what they show (measured on mirrored crops: the strides
+#: of the network are lopsided), and how far below the place where people label a joint (3,622 joints of
+#: training photos): face, shoulders, elbows, wrists, hips, knees, ankles. Heatmap pixels.
+TINYPOSE_RIGHT = 0.39
+TINYPOSE_BELOW = (*[0.19] * 5, *[0.42] * 2, *[0.31] * 2, *[0.35] * 2, *[1.0] * 2, *[0.74] * 2, *[0.5] * 2)
+
+
+class HeatmapTeacher:
+    """PP-TinyPose 256x192 (PaddleDetection), in bfloat16 where the processor computes in it.
+
+    Its maps have their corner pixels on the corner pixels of the crop: they are resampled to those of
+    the student, whose pixels are the centres of 4 x 4 crop pixels, and moved to where people see the joint.
+    """
+
+    size = 256, 192
+
+    def __init__(self, path: Path, threads: int) -> None:
+        core = openvino.Core()
+        network = core.read_model(path)
+        network.reshape({network.inputs[0]: [-1, 3, *self.size]})
+        self.network = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        self.output = next(o for o in self.network.outputs if len(o.partial_shape) == 4)
+        height, width = self.size
+        (sx, x), (sy, y) = _corner_aligned(width), _corner_aligned(height)
+        self.resampling = torch.tensor(
+            [[[sx, 0, x + TINYPOSE_RIGHT], [0, sy, y + below]] for below in TINYPOSE_BELOW]
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Heatmaps (n, K, 64, 48) of RGB crops (n, 3, 256, 192) in 0..255."""
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        normal = ((images.detach().cpu() - mean) / std).contiguous().numpy()
+        maps = torch.from_numpy(np.array(self.network(normal)[self.output], np.float32))
+        n, joints, height, width = maps.shape
+        apart = maps.reshape(n * joints, 1, height, width)
+        moved = warp(apart, self.resampling.repeat(n, 1, 1), (height, width))
+        return moved.reshape(maps.shape).to(images.device)
+
+
+def _corner_aligned(length: int) -> tuple[float, float]:
+    """Scale and offset, student's heatmap pixels -> teacher's, along an axis of `length` crop pixels."""
+    step = (length // HEATMAP_STRIDE - 1) / (length - 1)
+    return HEATMAP_STRIDE * step, (HEATMAP_STRIDE - 1) / 2 * step
+
+
+def distil(batch: PoseBatch, maps: Tensor) -> PoseBatch:
+    """The batch with the teacher's heatmaps (n, K, h, w) as targets, all of weight 1.
+
+    Joints that people labelled, those of weight 1 in `batch`, have the mean of both targets.
+    """
+    labelled = (batch.weights == 1)[:, :, None, None]
+    heatmaps = torch.where(labelled, (batch.heatmaps + maps) / 2, maps)
+    return replace(batch, heatmaps=heatmaps, weights=torch.ones_like(batch.weights))

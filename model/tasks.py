@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model import canvases, detector, lgmpose
 from model.dataset import PersonCrops, pack, read_data
-from model.distil import DenseTeacher
+from model.distil import DenseTeacher, HeatmapTeacher, distil
 from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
 from model.packed import is_packed
@@ -32,7 +32,7 @@ class Task(Protocol):
 
 
 class PoseTask:
-    """LGM-Pose on person crops."""
+    """LGM-Pose on person crops; a teacher, where one is given, is distilled on the very crops."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         self.device, self.root = device, Path(config.data)
@@ -42,11 +42,18 @@ class PoseTask:
             pack(read_data(self.root, "train"), folder)
         self.crops = PersonCrops(folder, self.network.config.input_size, device)
         self.samples = len(self.crops)
+        self.teacher: HeatmapTeacher | None = None
+        if config.teachers:
+            self.teacher = HeatmapTeacher(
+                _existing(Path(config.teachers) / "pp-tinypose-256x192.xml"), config.threads
+            )
         self.validation = validation_scenes(self.root)
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         network.train()
         batch = self.crops.batch(step, n, seed)
+        if self.teacher:
+            batch = distil(batch, self.teacher(batch.images))
         with half(self.device):
             heatmaps = network(batch.images)
         return heatmap_loss(heatmaps.float(), batch.heatmaps, batch.weights)
@@ -71,7 +78,8 @@ class DetectorTask:
         if not is_packed(folder):
             canvases.pack(read_data(Path(config.data), "train"), folder)
         self.photos = canvases.Canvases(folder, self.network.config.input_size, device)
-        self.teacher = DenseTeacher(Path(config.teacher), config.threads)
+        teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
+        self.teacher = DenseTeacher(teacher, config.threads)
         self.samples = len(self.photos)
         self.validation = validation_scenes(Path(config.data))
 
@@ -92,6 +100,12 @@ class DetectorTask:
     def save(self, network: nn.Module, path: Path) -> None:
         assert isinstance(network, detector.PersonDetector)
         detector.save(network, path)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"no teacher at {path}: see --teachers")
+    return path
 
 
 def half(device: torch.device) -> torch.autocast:

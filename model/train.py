@@ -32,7 +32,7 @@ class TrainConfig:
     run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
     cache: str = ".cache"  # folder of packed images
     init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks
-    teacher: str = "../shared/teachers/rtmdet-nano-320-person.onnx"  # detector to distil (task detector)
+    teachers: str = ""  # folder of networks to distil: PP-TinyPose (pose, if any) or RTMDet-nano (detector)
     minutes: float = 0.0  # time budget of the whole run, resumed parts included; 0: train for `epochs`
     epochs: int = 0  # used where minutes is 0
     batch: int = 16
@@ -53,9 +53,10 @@ class TrainConfig:
 
 
 PRESETS: dict[str, TrainConfig] = {
-    "cpu": TrainConfig(),
+    "cpu": TrainConfig(teachers="../shared/teachers"),
     "gpu": TrainConfig(
-        batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2, ema=0.999, validate_minutes=3.0
+        teachers="../shared/teachers", batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2,
+        ema=0.999, validate_minutes=3.0,
     ),
     # section 4.1 of the paper
     "paper": TrainConfig(

@@ -35,7 +35,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         outputs.append(helper.make_tensor_value_info(f"out{stride}", TensorProto.FLOAT, [1, points, 5]))
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 320, 320])
     graph = helper.make_graph(nodes, "bright", [images], outputs, constants)
-    path = tmp_path_factory.mktemp("teacher") / "bright.onnx"
+    path = tmp_path_factory.mktemp("teachers") / "rtmdet-nano-320-person.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
     return path
 
@@ -44,7 +44,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(shards: Path, teacher: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         task="detector", data=str(shards), run=str(tmp_path / "run"), cache=str(tmp_path / "cache"),
-        teacher=str(teacher), epochs=2, batch=2, warmup=2, threads=1, frozen=4, rate=3e-3, ema=0.5,
+        teachers=str(teacher.parent), epochs=2, batch=2, warmup=2, threads=1, frozen=4, rate=3e-3, ema=0.5,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def config(shards: Path, folder: Path) -> TrainConfig:
 
 
 def options(config: TrainConfig) -> list[str]:
-    default = TrainConfig()
+    default = PRESETS["cpu"]
     changed = {k: v for k, v in vars(config).items() if v != getattr(default, k)}
     return [part for name, value in changed.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
