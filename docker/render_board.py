@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 BOARD = Path(__file__).parent / "grafana" / "dashboards" / "pose.json"
 COLUMNS, CELL = 24, (0.75, 0.42)  # of Grafana's grid; inches of a cell, wide and high
@@ -39,8 +39,13 @@ class Span:
         """The moments of the points of a series, Unix time."""
         return np.linspace(self.start, self.end, POINTS)
 
-    def series(self, target: Json) -> dict[str, Values]:
-        """The series of a panel's query by their names, (POINTS,) each, NaN where there is no value."""
+    def series(self, panel: Json) -> dict[str, Values]:
+        """The series of a panel by their names, (POINTS,) each, NaN where there is no value; bytes as MiB."""
+        scale = 2**-20 if _unit(panel) == "bytes" else 1
+        found = {name: values for target in panel["targets"] for name, values in self._query(target).items()}
+        return {name: values * scale for name, values in found.items()}
+
+    def _query(self, target: Json) -> dict[str, Values]:
         step = (self.end - self.start) / (POINTS - 1)
         expr = target["expr"].replace("$__rate_interval", self.rate_interval)
         asked = urllib.parse.urlencode({"query": expr, "start": self.start, "end": self.end, "step": step})
@@ -65,19 +70,21 @@ def draw_board(span: Span, path: Path) -> None:
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     figure = Figure(figsize=(COLUMNS * CELL[0], rows * CELL[1]), facecolor="#f4f5f5")
     for panel in board["panels"]:
-        axes = _place(figure, panel["gridPos"], rows)
+        axes = _place(figure, panel, rows)
         _DRAW[panel["type"]](axes, panel, span)
     figure.savefig(path, dpi=80)
 
 
-def _place(figure: Figure, grid: Json, rows: int) -> Axes:
+def _place(figure: Figure, panel: Json, rows: int) -> Axes:
     """Axes where the panel stands, on a white card, with room for its title, labels and legend."""
+    grid = panel["gridPos"]
     x, y = grid["x"] / COLUMNS, 1 - (grid["y"] + grid["h"]) / rows
     width, height = grid["w"] / COLUMNS, grid["h"] / rows
     if grid["h"] > 1:
         card = (x + 0.002, y + 0.002), width - 0.004, height - 0.004
         figure.add_artist(Rectangle(*card, facecolor="white", edgecolor="#d0d4d8", zorder=-1))
-    left, below, above = 1.25 / COLUMNS, min(2.2, grid["h"] / 4) / rows, min(1.2, grid["h"] / 3) / rows
+    left = 0.0 if panel["type"] == "stat" else 1.25 / COLUMNS
+    below, above = min(2.2, grid["h"] / 4) / rows, min(1.2, grid["h"] / 3) / rows
     return figure.add_axes((x + left, y + below, width - 1.3 * left, height - below - above))
 
 
@@ -89,7 +96,7 @@ def _draw_row(axes: Axes, panel: Json, _: Span) -> None:
 def _draw_stat(axes: Axes, panel: Json, span: Span) -> None:
     axes.axis("off")
     axes.set_title(panel["title"], fontsize=10)
-    series = span.series(panel["targets"][0])
+    series = span.series(panel)
     if panel["options"]["textMode"] == "name":
         axes.text(0.5, 0.5, "\n".join(series), ha="center", va="center", fontsize=9)
         return
@@ -99,7 +106,7 @@ def _draw_stat(axes: Axes, panel: Json, span: Span) -> None:
 
 
 def _draw_timeseries(axes: Axes, panel: Json, span: Span) -> None:
-    series = {name: values for each in panel["targets"] for name, values in span.series(each).items()}
+    series = span.series(panel)
     times = span.times().astype("datetime64[s]")
     custom = panel["fieldConfig"]["defaults"]["custom"]
     if custom["stacking"]["mode"] == "normal":
@@ -110,27 +117,30 @@ def _draw_timeseries(axes: Axes, panel: Json, span: Span) -> None:
     if custom["thresholdsStyle"]["mode"] == "line":
         for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]:
             axes.axhline(step["value"], color=step["color"], linestyle="--", linewidth=1)
-    axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 1e-9 else 1)
+    axes.set_ylim(bottom=0, top=None if any(np.nansum(each) > 0 for each in series.values()) else 1)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=_unit(panel) in ("none", "short")))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(panel, value)))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=7, frameon=False)
-    _finish(axes, panel)
+    columns = 3 if panel["gridPos"]["w"] >= 8 else 2
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns, fontsize=7, frameon=False)
+    _finish(axes, panel, span)
 
 
 def _draw_heatmap(axes: Axes, panel: Json, span: Span) -> None:
     """Prometheus' buckets hold all below them too; a row of the picture holds what lies between two."""
-    series = span.series(panel["targets"][0])
+    series = span.series(panel)
     bounds = sorted(series, key=float)
     cumulated = np.stack([np.nan_to_num(series[bound]) for bound in bounds])
     counts = np.diff(cumulated, axis=0, prepend=0)
     edges = np.arange(len(bounds) + 1) - 0.5
     times = np.append(span.times(), span.end).astype("datetime64[s]")
     axes.pcolormesh(times, edges, np.where(counts > 0, counts, np.nan), cmap="Blues", vmin=0)
-    axes.set_yticks(range(len(bounds)), [f"≤ {float(bound):g}" for bound in bounds])
-    _finish(axes, panel)
+    axes.set_yticks(range(len(bounds)), [*(f"≤ {float(bound):g}" for bound in bounds[:-1]), "more"])
+    _finish(axes, panel, span)
 
 
-def _finish(axes: Axes, panel: Json) -> None:
+def _finish(axes: Axes, panel: Json, span: Span) -> None:
     axes.set_title(panel["title"], fontsize=10, loc="left")
+    axes.set_xlim(*span.times()[[0, -1]].astype("datetime64[s]"))
     axes.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=6))
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     axes.tick_params(labelsize=8)
@@ -138,13 +148,17 @@ def _finish(axes: Axes, panel: Json) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _unit(panel: Json) -> str:
+    return str(panel["fieldConfig"]["defaults"]["unit"])
+
+
 def _text(panel: Json, value: float) -> str:
     """A value as the panel's unit has it."""
-    match panel["fieldConfig"]["defaults"]["unit"]:
+    match _unit(panel):
         case "s":
             return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
         case "bytes":
-            return f"{value / 2**20:.0f} MiB"
+            return f"{value:.0f} MiB"
         case "percentunit":
             return f"{value * 100:.3g} %"
         case "reqps":

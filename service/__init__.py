@@ -1,1 +1,6 @@
 """The pose estimation service."""
+
+import os
+
+# onnxruntime's wheels report their use to Microsoft unless this is set when they are first imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from service.api.authentication import KeyMiddleware, declare_keys
 from service.api.grpc import serve_grpc
 from service.api.openinference_rest import OpenInferenceApi
+from service.api.origin import OriginMiddleware
 from service.api.page import install_page
 from service.api.rest import RestApi
 from service.api.video import VideoApi
@@ -73,7 +74,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
-    if security.keys is not None:
+    if security.keys is None:
+        app.add_middleware(OriginMiddleware)
+    else:
         app.add_middleware(KeyMiddleware, keys=security.keys)
         declare_keys(app)
     _install(app, estimator, worker.models, decoders, settings)

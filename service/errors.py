@@ -61,6 +61,12 @@ class Unauthenticated(PoseError):
     code, http_status, grpc_status = "unauthenticated", 401, StatusCode.UNAUTHENTICATED
 
 
+class ForeignOrigin(PoseError):
+    """A page of another site asks."""
+
+    code, http_status, grpc_status = "foreign_origin", 403, StatusCode.PERMISSION_DENIED
+
+
 class ReceiptTimeout(PoseError):
     """The body did not arrive in time."""
 

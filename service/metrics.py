@@ -1,8 +1,20 @@
 """Every Prometheus metric. No label takes a value that a client can invent."""
 
-from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import (
+    PROCESS_COLLECTOR,
+    REGISTRY,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+)
+
+from service.processes import ProcessesCollector
 
 disable_created_metrics()
+REGISTRY.unregister(PROCESS_COLLECTOR)
+REGISTRY.register(ProcessesCollector())
 
 _SECONDS = tuple(0.001 * 2**power for power in range(14))
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)

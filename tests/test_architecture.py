@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "service.keys": {"service.caller", "service.errors"},
     "service.logs": set(),
     "service.messages": {"service.errors", "service.frames", "service.pb", "service.types"},
-    "service.metrics": set(),
+    "service.metrics": {"service.processes"},
     "service.pipeline": {
         "service.detector", "service.pose", "service.runtime", "service.types",
     },
@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         "service.errors", "service.runtime", "service.types",
     },
     "service.process": {"service.errors", "service.pipeline", "service.runtime", "service.types"},
+    "service.processes": set(),
     "service.runtime": {"model.serving", "service.errors", "service.types"},
     "service.security": {
         "service.config", "service.errors", "service.keys", "service.tls", "service.watching",

@@ -47,7 +47,7 @@ class KeyMiddleware:
         try:
             _admit(self._keys, key or _key_among(scope.get("subprotocols", ())))
         except PoseError as error:
-            return await _refuse(error, headers, scope, receive, send)
+            return await refuse(error, headers, scope, receive, send)
         await self._app(scope, receive, send)
 
 
@@ -119,9 +119,10 @@ def _key_among(subprotocols: list[str]) -> str:
     return ""
 
 
-async def _refuse(
+async def refuse(
     error: PoseError, headers: dict[str, str], scope: Scope, receive: Receive, send: Send
 ) -> None:
+    """Answer a request, or a handshake, with a problem before it gets to its route."""
     response = pose_problem(error)
     if scope["type"] == "websocket":  # requests are recorded where they get their ids
         ident = request_id(headers.get("x-request-id"))

@@ -11,6 +11,7 @@ import yaml
 from tests.conftest import ROOT
 
 PROJECT = "lgm-pose-test"
+_FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/patience.yml")
 _ENVIRONMENT = {"HTTP_PORT": "0", "GRPC_PORT": "0", "PROMETHEUS_PORT": "0", "POSE_CPUS": "1"}
 
 
@@ -47,7 +48,7 @@ def fetch(service: str) -> None:
 
 def compose(*arguments: str) -> str:
     """Standard output of a compose command on the project's stack. Raises CalledProcessError."""
-    command = [*_compose_command(), "--project-name", PROJECT, *arguments]
+    command = [*_compose_command(), "--project-name", PROJECT, *_FILES, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **_ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
     )

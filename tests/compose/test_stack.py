@@ -68,7 +68,7 @@ def test_a_photo_is_answered_over_grpc(stack: str, photo: bytes) -> None:
 
 def test_many_images_at_once_are_answered(stack: str, photo: bytes) -> None:
     files = [("image", (f"{index}.jpg", photo)) for index in range(48)]
-    answer = httpx.post(f"{stack}/v1/poses", files=files, timeout=120)
+    answer = httpx.post(f"{stack}/v1/poses", files=files, timeout=600)
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == len(files)
 
@@ -129,7 +129,7 @@ def test_stop_under_load_loses_nothing(stack: str, photo: bytes) -> None:
         rest = [callers.submit(_post_until_refused, stack, photo, started) for _ in range(CALLERS)]
         grpc_ = [callers.submit(_call_until_refused, grpc_address, photo, started) for _ in range(CALLERS)]
         started.wait()  # all have been answered once and go on
-        docker("stop", "--time", "45", ident)
+        docker("stop", "-t", "45", ident)
         received = Counter(
             rest=sum(each.result(timeout=120) for each in rest),
             grpc=sum(each.result(timeout=120) for each in grpc_),

@@ -5,12 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -147,6 +149,31 @@ async def test_overload_is_refused_and_passes(launch: Launch, photo: bytes) -> N
                 assert int(dict(await each.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
     assert await post(service, photo) == 200
     assert await call(service, photo) == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("connection", ("close", "keep-alive"))
+def test_a_refusal_reaches_those_who_still_send(launch: Launch, photo: bytes, connection: str) -> None:
+    """Nothing is reset while a body is sent, and what was admitted is answered."""
+    service = launch(worker="process", max_images=1)
+    (worker,) = psutil.Process(service.process.pid).children()
+    host, port = service.url.removeprefix("http://").split(":")
+    head = f"POST /v1/poses HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\nconnection: {connection}\r\n"
+    head += f"content-length: {len(photo)}\r\n\r\n"
+    peers = [socket.create_connection((host, int(port)), timeout=60) for _ in range(20)]
+    admitted, *refused = peers
+    worker.suspend()
+    admitted.sendall(head.encode() + photo)
+    while service.metric("pose_in_flight", api="rest") < 1:
+        pass
+    for part in (head.encode() + photo[:9000], photo[9000:60_000], photo[60_000:]):
+        for peer in refused:
+            peer.sendall(part)
+        time.sleep(1)  # an answer before its time is on its way by now
+    assert {peer.recv(12) for peer in refused} == {b"HTTP/1.1 429"}
+    worker.resume()
+    assert admitted.recv(12) == b"HTTP/1.1 200"
+    for peer in peers:
+        peer.close()
 
 
 async def leave(service: Service, image: bytes) -> asyncio.StreamWriter:

@@ -3,19 +3,22 @@
 import asyncio
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import pytest
 import websockets
 
+from service.pb import pose_pb2, pose_pb2_grpc
 from tests.clients import JPEG
 from tests.conftest import Launch, Service
 from tests.service.test_lifecycle import until
@@ -148,6 +151,41 @@ async def test_connections_at_work_keep_their_places(launch: Launch, photo: byte
     for each in sockets:
         await each.close()
     await until(lambda: httpx.get(f"{service.url}/healthz").status_code == 200)
+
+
+def test_grpc_has_a_limit_of_connections_too(launch: Launch, photo: bytes) -> None:
+    """512 that have shaken hands are held; one more is closed, and taken again once another has gone."""
+    service = launch()
+    host, port = service.grpc.split(":")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+
+    def greeted() -> socket.socket | None:
+        """A connection whose HTTP/2 preface the server has answered with its own; None: it is closed."""
+        peer = socket.create_connection((host, int(port)), timeout=60)
+        try:
+            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            if peer.recv(9):
+                return peer
+        except ConnectionError:
+            pass
+        peer.close()
+        return None
+
+    held = [each for _ in range(512) if (each := greeted())]
+    try:
+        assert len(held) == 512
+        assert greeted() is None
+        for _ in range(2):
+            held.pop().close()
+        with closing(grpc.insecure_channel(service.grpc)) as channel:
+            stub = pose_pb2_grpc.PoseServiceStub(channel)
+            request = pose_pb2.EstimateRequest(image=photo)
+            assert stub.Estimate(request, timeout=60, wait_for_ready=True).poses.persons
+    finally:
+        for each in held:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Healthy:
