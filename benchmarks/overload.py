@@ -2,29 +2,37 @@
 
 First its peak: clients that wait for their answers, in rising numbers, until more of them get no more done.
 Then requests leave at a fixed rate whatever comes back, and the peak is measured again, as machines drift.
-Prints JSON: goodput under overload as a share of the peak, the time to be refused, the time to be answered.
+Prints JSON: goodput under overload as a share of the peak, the time to be refused, the time to be answered,
+and the processor time that client and service, which share the machine, each took for a request.
 """
 
 import argparse
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
+import uvloop
 
+from benchmarks.load import HttpClient, UnaryClient, cpu_seconds, under_load
 from benchmarks.rounds import ROOT, WEIGHTS, machine
-from service.pb import pose_pb2, pose_pb2_grpc
+from service.pb import pose_pb2
 from tests.conftest import Service
 
 CLIENTS = (4, 16, 48)  # below POSE_MAX_IMAGES: none is refused
 PHOTO = ROOT / "examples" / "astronaut.jpg"
 GOOD, REFUSED = ("200", "OK"), ("429", "RESOURCE_EXHAUSTED")
 Ask = Callable[[], Awaitable[str]]
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,34 +44,71 @@ class Outcome:
     end: float
 
 
+class Connection(asyncio.Protocol):
+    """A kept connection, by hand: a client that costs as much as the service measures itself."""
+
+    def __init__(self) -> None:
+        self._answer = b""
+        self._status: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.lost = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport: asyncio.Transport = transport
+
+    async def ask(self, request: bytes) -> str:
+        self._answer, self._status = b"", asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return (await self._status).decode()
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        if end and (length := _LENGTH.search(head)) and len(body) >= int(length[1]):
+            self._settle(head[9:12])
+
+    def connection_lost(self, _: object) -> None:
+        self.lost = True
+        self._settle(b"connection lost")
+
+    def _settle(self, status: bytes) -> None:
+        if not self._status.done():
+            self._status.set_result(status)
+
+
 @asynccontextmanager
 async def rest(service: Service, image: bytes) -> AsyncIterator[Ask]:
-    """A connection for each request, by hand: a client that costs more than the service measures itself."""
+    """Over the connection used last of those that are free; one more where there is none."""
     host, port = service.url.removeprefix("http://").split(":")
-    head = f"POST /v1/poses HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\nConnection: close\r\n"
+    head = f"POST /v1/poses HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
     request = f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
+    free: list[Connection] = []
 
     async def ask() -> str:
+        while free and free[-1].lost:
+            free.pop()
         try:
-            reader, writer = await asyncio.open_connection(host, int(port))
-            with closing(writer):
-                writer.write(request)
-                answer = await reader.read()
+            loop = asyncio.get_running_loop()
+            used = free.pop() if free else (await loop.create_connection(Connection, host, int(port)))[1]
         except OSError as error:
             return type(error).__name__
-        return answer[9:12].decode() or "no answer"
+        status = await used.ask(request)
+        free.append(used)
+        return status
 
     yield ask
+    for each in free:
+        each.transport.close()
 
 
 @asynccontextmanager
 async def rpc(service: Service, image: bytes) -> AsyncIterator[Ask]:
-    request = pose_pb2.EstimateRequest(image=image)
+    """Over one connection, with messages as bytes."""
+    request = pose_pb2.EstimateRequest(image=image).SerializeToString()
     async with grpc.aio.insecure_channel(service.grpc) as channel:
-        stub = pose_pb2_grpc.PoseServiceStub(channel)
+        estimate = channel.unary_unary("/pose.v1.PoseService/Estimate")
 
         async def ask() -> str:
-            code: grpc.StatusCode = await stub.Estimate(request, timeout=120).code()
+            code: grpc.StatusCode = await estimate(request, timeout=120).code()
             return code.name
 
         yield ask
@@ -79,35 +124,30 @@ async def timed(ask: Ask) -> Outcome:
     return Outcome(status, end - start, end)
 
 
-async def closed_loop(ask: Ask, clients: int, seconds: float) -> float:
-    """Good answers a second to clients that each wait before they ask again."""
-    start = perf_counter()
-
-    async def client() -> int:
-        good = 0
-        while perf_counter() < start + seconds:
-            good += (await timed(ask)).status in GOOD
-        return good
-
-    good = sum(await asyncio.gather(*(client() for _ in range(clients))))
-    return good / (perf_counter() - start)
-
-
-async def open_loop(ask: Ask, rate: float, seconds: float) -> tuple[list[Outcome], float]:
-    """Every outcome of `rate` requests a second, and by how much they left too late at the worst."""
-    start, late = perf_counter(), 0.0
-    asked = []
-    for number in range(int(rate * seconds)):
-        due = start + number / rate
-        await asyncio.sleep(max(0.0, due - perf_counter()))
-        late = max(late, perf_counter() - due)
-        asked.append(asyncio.create_task(timed(ask)))
-    return await asyncio.gather(*asked), late
+async def open_loop(
+    service: Service, api: str, rate: float, seconds: float
+) -> tuple[list[Outcome], float, float]:
+    """Every outcome of `rate` requests a second; when they began; by how much one left too late at worst."""
+    async with APIS[api](service, PHOTO.read_bytes()) as ask:
+        start, late = perf_counter(), 0.0
+        asked = []
+        for number in range(int(rate * seconds)):
+            due = start + number / rate
+            await asyncio.sleep(max(0.0, due - perf_counter()))
+            late = max(late, perf_counter() - due)
+            asked.append(asyncio.create_task(timed(ask)))
+        return await asyncio.gather(*asked), start, late
 
 
-async def peak(ask: Ask, seconds: float) -> dict[int, float]:
-    """Good answers a second by the number of clients."""
-    return {clients: await closed_loop(ask, clients, seconds) for clients in CLIENTS}
+def peak(service: Service, api: str, seconds: float) -> dict[int, float]:
+    """Good answers a second by the number of clients, which each wait before they ask again."""
+    image = PHOTO.read_bytes()
+    clients: dict[str, Callable[[], Any]] = {
+        "rest": partial(HttpClient, f"{service.url}/v1/poses", image),
+        "grpc": partial(UnaryClient, service.grpc, image),
+    }
+    process = psutil.Process(service.process.pid)
+    return {number: under_load(clients[api], number, seconds, process)["per_second"] for number in CLIENTS}
 
 
 def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[str, float]:
@@ -119,14 +159,15 @@ def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[s
     return {name: round(float(q), 2) for name, q in zip(("p50", "p99", "max"), quantiles, strict=True)}
 
 
-async def measure(service: Service, api: str, times: float, seconds: float) -> dict[str, Any]:
+def measure(service: Service, api: str, times: float, seconds: float) -> dict[str, Any]:
     """All figures of one protocol."""
-    async with APIS[api](service, PHOTO.read_bytes()) as ask:
-        before = await peak(ask, seconds / 6)
-        capacity = max(before.values())
-        start = perf_counter()
-        outcomes, late = await open_loop(ask, times * capacity, seconds)
-        after = await peak(ask, seconds / 6)
+    process = psutil.Process(service.process.pid)
+    before = peak(service, api, seconds / 6)
+    capacity = max(before.values())
+    used = [process_time(), cpu_seconds(process)]
+    outcomes, start, late = uvloop.run(open_loop(service, api, times * capacity, seconds))
+    used = [process_time() - used[0], cpu_seconds(process) - used[1]]
+    after = peak(service, api, seconds / 6)
     good = [each for each in outcomes if each.status in GOOD and each.end < start + seconds]
     best = (capacity + max(after.values())) / 2
     return {
@@ -140,6 +181,8 @@ async def measure(service: Service, api: str, times: float, seconds: float) -> d
         "refused_ms": milliseconds(outcomes, REFUSED),
         "answered_ms": milliseconds(outcomes, GOOD),
         "left_late_ms": round(1000 * late, 2),
+        "client_cpu_ms": round(1000 * used[0] / len(outcomes), 3),
+        "service_cpu_ms": round(1000 * used[1] / len(outcomes), 3),
     }
 
 
@@ -149,10 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=float, default=5, help="the peak that is offered [%(default)s]")
     parser.add_argument("--api", choices=APIS, nargs="+", default=list(APIS))
     parser.add_argument("--worker", choices=("thread", "process"), default="thread")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="[%(default)s]")
     chosen = parser.parse_args(arguments)
-    service = Service(weights=WEIGHTS, worker=chosen.worker)
+    service = Service(weights=chosen.weights, worker=chosen.worker)
     try:
-        found = {api: asyncio.run(measure(service, api, chosen.times, chosen.seconds)) for api in chosen.api}
+        found = {api: measure(service, api, chosen.times, chosen.seconds) for api in chosen.api}
     finally:
         service.close()
     print(json.dumps({"machine": machine(), "worker": chosen.worker, "apis": found}, indent=1))

@@ -196,6 +196,17 @@ def stalled() -> str:
     return f"{table(titles, lines)}\n\n{about}"
 
 
+def attack() -> str:
+    """The rate of a client that behaves, by attack."""
+    rows, about = result("attack")
+    titles = ("attack", "connections held", "requests/s without", "requests/s", "p99 ms", "share of the rate")
+    names = "held", "quiet_per_second", "per_second", "p99_ms"
+    lines = (
+        (row["attack"], *(row["figures"][n] for n in names), f"{row['figures']['share']:.2f}") for row in rows
+    )
+    return f"{table(titles, lines)}\n\n{about}"
+
+
 def capacity_fleets() -> str:
     """Cores, machines and network of fleets."""
     rows = json.loads((RESULTS / "capacity.json").read_text())["fleets"]
@@ -213,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
         pipeline,
         streams,
         stalled,
+        attack,
         capacity_costs,
         capacity_cores,
         capacity_fleets,

@@ -1,6 +1,7 @@
 """The benchmarks run and tell what they should; nothing is said about how fast anything is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import network, peers, service, stalled
+from benchmarks import attack, network, overload, peers, service, stalled
 from benchmarks.peer_networks import PEERS
 from benchmarks.rounds import Case, Figures, interleaved
 from tests.conftest import ROOT
@@ -119,3 +120,36 @@ def test_a_stalled_reader_is_held_back_beside_cameras(networks: dict[bool, Path]
     alone, beside = rows(out)
     assert alone["figures"]["held_frames"] == 0 < beside["figures"]["held_frames"] < 5000
     assert 0 < beside["figures"]["p50_ms"] <= beside["figures"]["p99_ms"]
+
+
+def test_overload_answers_or_refuses_every_request(
+    networks: dict[bool, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "CLIENTS", (2,))
+    monkeypatch.setenv("POSE_MAX_IMAGES", "2")
+    overload.main(["--seconds", "3", "--weights", str(networks[True])])
+    for found in json.loads(capsys.readouterr().out)["apis"].values():
+        good, refused = (
+            sum(found["statuses"].get(s, 0) for s in some) for some in (overload.GOOD, overload.REFUSED)
+        )
+        assert good + refused == sum(found["statuses"].values()) == int(3 * found["offered_per_second"])
+        assert refused and found["refused_ms"] and found["goodput_of_peak"] > 0
+        assert found["client_cpu_ms"] > 0 < found["service_cpu_ms"]
+
+
+@pytest.mark.skipif(shutil.which("slowhttptest") is None, reason="needs slowhttptest")
+def test_attacks_hold_connections_beside_a_client(networks: dict[bool, Path], tmp_path: Path) -> None:
+    out = tmp_path / "attack.json"
+    few = ["--rounds", "1", "--seconds", "1", "--connections", "20", "--out", str(out)]
+    attack.main([*few, "--weights", str(networks[False])])
+    found = {row["attack"]: row["figures"] for row in rows(out)}
+    assert found.keys() == attack.ATTACKS.keys()
+    for name, figures in found.items():
+        assert figures["held"] >= (0 if name == "none" else 10)
+        assert figures["share"] > 0
+
+
+def test_attacks_need_their_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="slowhttptest is not installed"):
+        attack.main([])

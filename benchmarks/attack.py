@@ -1,0 +1,97 @@
+"""What slow HTTP attacks cost a client that behaves: `python -m benchmarks.attack`.
+
+slowhttptest (Debian's package) opens connections by the hundred on the loopback interface, and on each sends
+a head (slowloris) or a body (R.U.D.Y.) bit by bit, or reads the answer so. One client posts pictures before,
+meanwhile and after: `share` is its rate under attack by the mean of the others; without an attack it tells of
+noise. `held` is how many connections the service had more once all were opened.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import sleep
+
+import cv2
+import psutil
+
+from benchmarks import rounds
+from benchmarks.load import HttpClient, under_load
+from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures
+from tests.conftest import Service, encode
+
+RAMP_S = 5  # for all connections to be opened: half of POSE_HEAD_TIMEOUT_S
+ATTACKS: dict[str, list[str]] = {
+    "none": [],
+    "slow heads": ["-H"],
+    "slow bodies": ["-B", "-s", "8192", "-t", "POST", "-f", "image/jpeg"],
+    "slow reading": ["-X", "-w", "10", "-y", "20", "-n", "5", "-z", "16"],
+}
+
+
+@contextmanager
+def attacked(service: Service, options: Sequence[str], connections: int) -> Iterator[None]:
+    """While open, the connections of slowhttptest are; without options there are none."""
+    if not options:
+        sleep(RAMP_S)
+        yield
+        return
+    path = "v1/poses" if "-B" in options else "openapi.json"
+    pace = ["-c", str(connections), "-r", str(max(1, connections // RAMP_S)), "-i", "5", "-l", "600"]
+    attack = subprocess.Popen(
+        ["slowhttptest", *options, *pace, "-u", f"{service.url}/{path}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        sleep(RAMP_S)
+        yield
+    finally:
+        attack.kill()
+        attack.wait()
+
+
+def measure(service: Service, options: Sequence[str], connections: int, seconds: float) -> Figures:
+    """The client before, under and after an attack. Raises RuntimeError when it is refused."""
+    picture = encode(cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[::4, ::4])
+    process = psutil.Process(service.process.pid)
+    client = partial(HttpClient, f"{service.url}/v1/poses", picture)
+
+    def phase() -> Figures:
+        return under_load(client, 1, seconds, process)
+
+    before, files = phase(), process.num_fds()
+    with attacked(service, options, connections):
+        held = process.num_fds() - files
+        during = phase()
+    quiet = (before["per_second"] + phase()["per_second"]) / 2
+    share = during["per_second"] / quiet
+    return {"quiet_per_second": quiet, **during, "share": share, "held": held}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = rounds.options("attack", __doc__)
+    parser.add_argument("--seconds", type=float, default=6, help="of each phase [%(default)s]")
+    parser.add_argument("--connections", type=int, default=500, help="of an attack [%(default)s]")
+    parser.add_argument("--only", choices=ATTACKS, nargs="+", default=list(ATTACKS))
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="[%(default)s]")
+    chosen = parser.parse_args(arguments)
+    if shutil.which("slowhttptest") is None and set(chosen.only) != {"none"}:
+        raise SystemExit("slowhttptest is not installed: apt-get install slowhttptest, or --only none")
+    service = Service(weights=chosen.weights)
+
+    def case(name: str) -> Case:
+        given = ATTACKS[name], chosen.connections, chosen.seconds
+        return Case("attacks", {"attack": name}, lambda: measure(service, *given))
+
+    try:
+        rows = rounds.interleaved([case(name) for name in chosen.only], chosen.rounds)
+    finally:
+        service.close()
+    rounds.write(chosen.out, chosen.rounds, rows, seconds=chosen.seconds, connections=chosen.connections)
+
+
+if __name__ == "__main__":
+    main()
