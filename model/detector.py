@@ -5,7 +5,7 @@ ICCV 2019) without centre-ness: a score and four distances at every point of str
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,6 +78,13 @@ class PersonDetector(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         boxes, logits = self.predict(images)
         return boxes, logits.sigmoid()
+
+
+def resized(network: PersonDetector, size: tuple[int, int]) -> PersonDetector:
+    """The same weights for an input (height, width) of another size, multiples of 32."""
+    other = PersonDetector(replace(network.config, input_size=size))
+    other.load_state_dict(network.state_dict())
+    return other.eval()
 
 
 def grid(size: tuple[int, int]) -> tuple[Tensor, Tensor]:

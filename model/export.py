@@ -126,6 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", choices=("pose", "detector"), default="pose")
     parser.add_argument("--out", type=Path, help="default: model/weights/TASK.onnx")
     parser.add_argument("--version", default="0.1.0", help="version of the weights")
+    parser.add_argument(
+        "--size", type=int, default=384, help="side of the detector's square input; it is trained at 320"
+    )
     options = parser.parse_args(arguments)
     out = options.out or Path(__file__).parent / "weights" / f"{options.task}.onnx"
     beside = out.with_suffix(".safetensors")
@@ -134,7 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
         difference = export_pose(pose, out, options.version)
         lgmpose.save(pose.half(), beside)
     else:
-        persons = rounded(detector.load(options.weights))
+        size = options.size, options.size
+        persons = rounded(detector.resized(detector.load(options.weights), size))
         difference = export_detector(persons, out, options.version)
         detector.save(persons.half(), beside)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, onnxruntime and torch differ by {difference:.1g}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model import export
-from model.detector import PersonDetector
+from model.detector import PersonDetector, resized
 from model.keypoints import NAMES
 from model.lgmpose import LGMPose
 
@@ -47,6 +47,21 @@ def test_exported_detector_gives_boxes_and_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose(boxes, expected[0].numpy(), atol=1e-2)
     np.testing.assert_allclose(scores, expected[1].numpy(), atol=1e-4)
     assert metadata["task"] == "detector" and metadata["letterbox_fill"] == "114"
+
+
+def test_a_detector_of_another_size_sees_the_same_at_the_same_place() -> None:
+    torch.manual_seed(0)
+    small = PersonDetector().eval()
+    large = resized(small, (384, 352))
+    photo = torch.zeros(1, 3, 384, 352)
+    photo[..., :320, :320] = 255 * torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        boxes, scores = small(photo[..., :320, :320])
+        more_boxes, more_scores = large(photo)
+    assert more_boxes.shape == (1, 48 * 44 + 24 * 22 + 12 * 11, 4)
+    near, far = 40 * 10 + 10, 44 * 10 + 10  # row 10, column 10 of stride 8, away from the border
+    torch.testing.assert_close(more_boxes[0, far], boxes[0, near], atol=1.0, rtol=0)
+    torch.testing.assert_close(more_scores[0, far], scores[0, near], atol=1e-2, rtol=0)
 
 
 def test_nothing_is_written_when_the_runtimes_disagree(
