@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -34,26 +35,43 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    """A network run by onnxruntime, on the best device that it offers."""
+    """A network run by onnxruntime, on the best device that it offers.
+
+    On processors a batch goes image by image to threads that do not wait for each other; of fewer images
+    than threads, each operation is shared by all.
+    """
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """Load `path` and run it on `threads` processors. Raises ArtefactError."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # idle threads that spin would take the processors from the servers and the decoders
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # onnxruntime's own exceptions have no common class
-            raise ArtefactError(f"{path}: cannot be loaded: {_first_line(error)}") from error
-        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self._input = self._session.get_inputs()[0].name
+        self._shared = self._single = _load(path, threads)
+        self._pool: ThreadPoolExecutor | None = None
+        self._threads = threads
+        if threads > 1 and self._shared.get_providers() == ["CPUExecutionProvider"]:
+            self._single = _load(path, 1)
+            self._pool = ThreadPoolExecutor(threads, path.stem)
+        self.metadata: Mapping[str, str] = self._shared.get_modelmeta().custom_metadata_map
+        self._input = self._shared.get_inputs()[0].name
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session."""
-        return tuple(self._session.run(None, {self._input: images}))
+        if self._pool is None or len(images) < self._threads:
+            return tuple(self._shared.run(None, {self._input: images}))
+        outputs = self._pool.map(lambda image: self._single.run(None, {self._input: image[None]}), images)
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Raises ArtefactError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # idle threads that spin would take the processors from the servers and the decoders
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's own exceptions have no common class
+        raise ArtefactError(f"{path}: cannot be loaded: {_first_line(error)}") from error
 
 
 class TorchSession:
