@@ -77,8 +77,8 @@ class Server(uvicorn.Server):
         scheme = "http" if self._handshake_s is None else "https"
         url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         grpc_port = self._state.grpc_port
-        logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
         print(_greeting(url, grpc_port, self._state.security.keys is not None), file=sys.stderr, flush=True)
+        logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
