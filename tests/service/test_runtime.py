@@ -23,13 +23,14 @@ def test_each_image_gets_its_own_answer_however_many_threads_share_a_batch(task:
 
 
 def test_a_network_that_is_let_go_takes_its_threads_along() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     session = OnnxSession(WEIGHTS / "pose.onnx", threads=2)
     session.run(np.zeros((4, *SHAPES["pose"]), np.uint8))
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     del session
     gc.collect()
     deadline = time.monotonic() + 30
-    while threading.active_count() > before:
+    while any(thread.is_alive() for thread in started):
         assert time.monotonic() < deadline
         time.sleep(0.02)
