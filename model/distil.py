@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import openvino
 import torch
 from torch import Tensor
 
@@ -14,8 +13,19 @@ from model.dataset import PoseBatch
 from model.detector import grid
 from model.geometry import Floats
 from model.lgmpose import HEATMAP_STRIDE
+from model.peers import IMAGENET_MEAN, IMAGENET_STD, compile_ir
 
-MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # BGR
+#: How far PP-TinyPose's maps lie to the right of what they show (measured on mirrored crops), and how far
+#: below the place where people label a joint (3,622 joints of training photos): face, shoulders, elbows,
+#: wrists, hips, knees, ankles. Heatmap pixels.
+TINYPOSE_RIGHT = 0.39
+TINYPOSE_BELOW = (*[0.19] * 5, *[0.42] * 2, *[0.31] * 2, *[0.35] * 2, *[1.0] * 2, *[0.74] * 2, *[0.5] * 2)
+
+
+def _normalised(images: Tensor) -> Tensor:
+    """RGB images (n, 3, H, W) in 0..255 as ImageNet's mean and deviation make them, on the CPU."""
+    mean, std = (torch.from_numpy(each).reshape(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images.detach().cpu() - mean) / std
 
 
 class DenseTeacher:
@@ -29,25 +39,14 @@ class DenseTeacher:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (n, A, 4) in input pixels and scores (n, A) of RGB images (n, 3, 320, 320) in 0..255."""
-        bgr = images.detach().cpu().flip(1)
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
-        normal = ((bgr - mean) / std).contiguous().numpy()
-        dense = torch.from_numpy(np.concatenate([self._one(image) for image in normal]))
+        bgr = _normalised(images).flip(1).contiguous().numpy()
+        dense = torch.from_numpy(np.concatenate([self._one(image) for image in bgr]))
         boxes = torch.cat([self.points - dense[..., 1:3], self.points + dense[..., 3:5]], -1)
         return boxes.to(images.device), dense[..., 0].sigmoid().to(images.device)
 
     def _one(self, image: Floats) -> Floats:
         maps = self.session.run(None, {"images": image[None]})
         return np.concatenate([m.reshape(1, -1, 5) for m in maps], 1)
-
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB
-
-#: How far PP-TinyPose's maps lie to the right of what they show (measured on mirrored crops: the strides
-#: of the network are lopsided), and how far below the place where people label a joint (3,622 joints of
-#: training photos): face, shoulders, elbows, wrists, hips, knees, ankles. Heatmap pixels.
-TINYPOSE_RIGHT = 0.39
-TINYPOSE_BELOW = (*[0.19] * 5, *[0.42] * 2, *[0.31] * 2, *[0.35] * 2, *[1.0] * 2, *[0.74] * 2, *[0.5] * 2)
 
 
 class HeatmapTeacher:
@@ -60,10 +59,8 @@ class HeatmapTeacher:
     size = 256, 192
 
     def __init__(self, path: Path, threads: int) -> None:
-        core = openvino.Core()
-        network = core.read_model(path)
-        network.reshape({network.inputs[0]: [-1, 3, *self.size]})
-        self.network = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "f32"
+        self.network = compile_ir(path, [-1, 3, *self.size], threads=threads, precision=precision)
         self.output = next(o for o in self.network.outputs if len(o.partial_shape) == 4)
         height, width = self.size
         (sx, x), (sy, y) = _corner_aligned(width), _corner_aligned(height)
@@ -73,9 +70,8 @@ class HeatmapTeacher:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Heatmaps (n, K, 64, 48) of RGB crops (n, 3, 256, 192) in 0..255."""
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        normal = ((images.detach().cpu() - mean) / std).contiguous().numpy()
-        maps = torch.from_numpy(np.array(self.network(normal)[self.output], np.float32))
+        rgb = _normalised(images).contiguous().numpy()
+        maps = torch.from_numpy(np.array(self.network(rgb)[self.output], np.float32))
         n, joints, height, width = maps.shape
         apart = maps.reshape(n * joints, 1, height, width)
         moved = warp(apart, self.resampling.repeat(n, 1, 1), (height, width))

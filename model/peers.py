@@ -25,12 +25,15 @@ def _imagenet(images: Pixels) -> Floats:
     return np.ascontiguousarray(((images[..., ::-1] - IMAGENET_MEAN) / IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
-def _compile(path: Path, shape: list[int]) -> openvino.CompiledModel:
-    """An OpenVINO IR file at an input shape (-1: any), on one thread in single precision."""
+def compile_ir(
+    path: Path, shape: list[int], *, threads: int = 1, precision: str = "f32"
+) -> openvino.CompiledModel:
+    """An OpenVINO IR file at an input shape (-1: any); precision: f32 or bf16."""
     core = openvino.Core()
     network = core.read_model(path)
     network.reshape({network.inputs[0]: shape})
-    return core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+    hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    return core.compile_model(network, "CPU", hints)
 
 
 class PPTinyPose:
@@ -40,7 +43,7 @@ class PPTinyPose:
     padding = 1.25
 
     def __init__(self, folder: Path, *, dark: bool = True, flip: bool = False) -> None:
-        self._network = _compile(folder / "pp-tinypose-256x192.xml", [-1, 3, *self.size])
+        self._network = compile_ir(folder / "pp-tinypose-256x192.xml", [-1, 3, *self.size])
         self._output = next(o for o in self._network.outputs if len(o.partial_shape) == 4)
         self._dark = dark
         self._mirror = FLIP_INDEX if flip else None
@@ -102,7 +105,7 @@ class PicoDet:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "picodet-s-320-pedestrian.xml"
-        self._network = _compile(path, [1, 3, self.side, self.side])
+        self._network = compile_ir(path, [1, 3, self.side, self.side])
 
     def persons(self, image: Pixels) -> Scored:
         height, width = image.shape[:2]

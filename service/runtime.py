@@ -100,8 +100,10 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
         session = OnnxSession(path, threads=threads)
     check(session.metadata, task, path)
     try:
-        outputs = session.run(_colours(*input_size(session)))
+        picture = _colours(*input_size(session))
+        outputs = session.run(picture)
         fit = _fit(outputs, session, task)
+        session.run(np.repeat(picture, threads, 0))  # warms what batches take
     except Exception as error:
         raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
     if not fit:
