@@ -3,7 +3,7 @@
 slowhttptest (Debian's package) opens connections by the hundred on the loopback interface, and on each sends
 a head (slowloris) or a body (R.U.D.Y.) bit by bit, or reads the answer so. One client posts pictures before,
 meanwhile and after: `share` is its rate under attack by the mean of the others; without an attack it tells of
-noise. `held` is how many connections the service had more once all were opened.
+noise. `held` is how many connections the service had once all were opened and before the client's.
 """
 
 import shutil
@@ -62,9 +62,9 @@ def measure(service: Service, options: Sequence[str], connections: int, seconds:
     def phase() -> Figures:
         return under_load(client, 1, seconds, process)
 
-    before, files = phase(), process.num_fds()
+    before = phase()
     with attacked(service, options, connections):
-        held = process.num_fds() - files
+        held = sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
         during = phase()
     quiet = (before["per_second"] + phase()["per_second"]) / 2
     share = during["per_second"] / quiet
