@@ -42,10 +42,9 @@ def export(network: nn.Module, path: Path) -> None:
 
 
 def export_product(path: Path) -> None:
-    """A matrix times a constant one."""
-    shape = [MATRIX, MATRIX]
-    values = numpy_helper.from_array(np.ones(shape, np.float32), "b")
-    a, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "ac")
+    """A matrix, a batch of one, times a constant matrix."""
+    values = numpy_helper.from_array(np.ones((MATRIX, MATRIX), np.float32), "b")
+    a, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, MATRIX, MATRIX]) for name in "ac")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a], [c], [values])
     onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)]), path)
 
@@ -86,7 +85,7 @@ def cases(folder: Path, batches: Sequence[int], threads: Sequence[int], seconds:
     costs = {name: cost(network) for name, network in networks.items()}
     matrices = folder / "product.onnx"
     export_product(matrices)
-    square = np.ones((MATRIX, MATRIX), np.float32)
+    square = np.ones((1, MATRIX, MATRIX), np.float32)
     found = []
     for each in threads:
         sessions = {name: OnnxSession(path, threads=each) for name, path in files.items()}

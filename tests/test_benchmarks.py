@@ -73,11 +73,11 @@ def test_the_papers_peers_are_as_large_as_published(name: str, params: float, ma
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
 def test_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "PEERS", {"MobileNetV2": lambda: nn.Conv2d(3, 17, 4, 4)})
-    cases = network.cases(tmp_path, batches=(1, 2), threads=(1,), seconds=0.01)
+    cases = network.cases(tmp_path, batches=(1, 2), threads=(2,), seconds=0.01)
     found = interleaved(cases, 1)
     assert [(row["group"], row["network"]) for row in found] == [
-        *((f"batch {b}, threads 1", name) for b in (1, 2) for name in ("LGM-Pose", "MobileNetV2")),
-        *((f"batch {b}, threads 1", "matrix product") for b in (1, 2)),
+        *((f"batch {b}, threads 2", name) for b in (1, 2) for name in ("LGM-Pose", "MobileNetV2")),
+        *((f"batch {b}, threads 2", "matrix product") for b in (1, 2)),
     ]
     assert found[0]["ratios"] == {"ms": 1, "cpu_ms": 1, "gflops": 1}
 
