@@ -33,8 +33,15 @@ def create_app(settings: Settings) -> FastAPI:
     """
     security = Security(settings)
     cpus = available_cpus()
-    worker = Worker(lambda: _open_pipeline(settings, settings.threads or cpus))
-    batcher = Batcher(worker.run, max_batch=settings.max_batch, alive=worker.alive, restart=worker.restart)
+    threads = settings.threads or cpus
+    worker = Worker(lambda: _open_pipeline(settings, threads))
+    batcher = Batcher(
+        worker.run,
+        max_batch=settings.max_batch,
+        side_by_side=threads,
+        alive=worker.alive,
+        restart=worker.restart,
+    )
     decoders = ThreadPoolExecutor(cpus, "decoder")
     estimator = Estimator(
         batcher,

@@ -38,15 +38,19 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[list[Item]], Sequence[Result]],
         *,
         max_batch: int,
+        side_by_side: int = 1,
         alive: Callable[[], bool] = lambda: True,
         restart: Callable[[], None] = lambda: None,
     ) -> None:
         """run: as many results as items, in their order; called on the batcher's thread, as restart is.
 
+        side_by_side: items that `run` works on at the same time; a batch of more is a multiple of it, lest
+        threads idle while the last item is worked on.
+
         The worker is lost when `alive` says so, when `run` raises WorkerLost, runs out of memory, or raises
         what is no Exception. Then `restart` is called until it does not raise.
         """
-        self._run, self._max_batch = run, max_batch
+        self._run, self._max_batch, self._side_by_side = run, max_batch, side_by_side
         self._alive, self._restart = alive, restart
         self._lost, self._losses, self._back = False, 0, monotonic()
         self._watchers: list[Callable[[], None]] = []
@@ -141,7 +145,8 @@ class Batcher(Generic[Item, Result]):
             if self._closed and not self._waiting:
                 return None
             batch: list[_Entry[Item, Result]] = []
-            while self._waiting and len(batch) < self._max_batch:
+            room = self._room()
+            while self._waiting and len(batch) < room:
                 source = next(iter(self._waiting))
                 queue = self._waiting.pop(source)
                 entry = queue.popleft()
@@ -151,6 +156,11 @@ class Batcher(Generic[Item, Result]):
                 if queue:
                     self._waiting[source] = queue  # to the end of the round
             return batch
+
+    def _room(self) -> int:
+        """Entries that the next batch takes of those that wait."""
+        most = min(self._max_batch, sum(map(len, self._waiting.values())))
+        return most - most % self._side_by_side if most > self._side_by_side else most
 
     def _outcomes(self, items: list[Item]) -> list[Result | PoseError]:
         """A result or a failure of each; a batch that fails is run again one by one."""

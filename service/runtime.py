@@ -1,7 +1,7 @@
 """An ONNX file becomes a session that runs it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
@@ -30,6 +30,10 @@ class Session(Protocol):
     def metadata(self) -> Mapping[str, str]:
         """What the file says of itself, all as text."""
 
+    @property
+    def single(self) -> "Session":
+        """The same network on one thread, for callers side by side; itself where that is of no use."""
+
     def run(self, images: Image) -> tuple[Floats, ...]:
         """The network's outputs, each (N, ...), of uint8 images (N, H, W, 3) BGR."""
 
@@ -37,26 +41,34 @@ class Session(Protocol):
 class OnnxSession:
     """A network run by onnxruntime, on the best device that it offers.
 
-    On processors a batch goes image by image to threads that do not wait for each other; of fewer images
-    than threads, each operation is shared by all.
+    On processors a batch goes image by image, which keeps an image's layers in the caches, to threads that do
+    not wait for each other; of fewer images than threads, each operation is shared by all.
     """
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """Load `path` and run it on `threads` processors. Raises ArtefactError."""
-        self._shared = self._single = _load(path, threads)
-        self._pool: ThreadPoolExecutor | None = None
-        self._threads = threads
-        if threads > 1 and self._shared.get_providers() == ["CPUExecutionProvider"]:
-            self._single = _load(path, 1)
+        self._session, self._threads = _load(path, threads), threads
+        self._one_by_one = self._session.get_providers() == ["CPUExecutionProvider"]
+        self._single: OnnxSession | None = None
+        if threads > 1 and self._one_by_one:
+            self._single = OnnxSession(path, threads=1)
             self._pool = ThreadPoolExecutor(threads, path.stem)
-        self.metadata: Mapping[str, str] = self._shared.get_modelmeta().custom_metadata_map
-        self._input = self._shared.get_inputs()[0].name
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._input = self._session.get_inputs()[0].name
+
+    @property
+    def single(self) -> "OnnxSession":
+        """See Session."""
+        return self._single or self
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session."""
-        if self._pool is None or len(images) < self._threads:
-            return tuple(self._shared.run(None, {self._input: images}))
-        outputs = self._pool.map(lambda image: self._single.run(None, {self._input: image[None]}), images)
+        if not self._one_by_one or len(images) == 1:
+            return tuple(self._session.run(None, {self._input: images}))
+        if self._single is None or len(images) < self._threads:
+            outputs: Iterable[tuple[Floats, ...]] = map(self.run, images[:, None])
+        else:
+            outputs = self._pool.map(self._single.run, images[:, None])
         return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
 
@@ -87,6 +99,11 @@ class TorchSession:
             self.run = TorchNetwork(weights, task, threads=threads).run
         except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
             raise ArtefactError(f"{weights}: torch cannot run it: {_first_line(error)}") from error
+
+    @property
+    def single(self) -> "TorchSession":
+        """See Session."""
+        return self
 
 
 def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "onnx") -> Session:

@@ -56,6 +56,18 @@ async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
     await batcher.close()
 
 
+async def test_a_batch_fills_all_threads_to_its_end() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=8, side_by_side=3)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, *range(1, 9))
+    worker.go.release(4)
+    assert await results(tasks) == [2 * item for item in range(9)]
+    assert worker.batches == [[0], [1, 2, 3, 4, 5, 6], [7, 8]]
+    await batcher.close()
+
+
 async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=4)

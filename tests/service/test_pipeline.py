@@ -19,9 +19,9 @@ from tests.conftest import Pixels
 from tests.networks import BOX, save_networks
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return open_pipeline(save_networks(tmp_path_factory.mktemp("networks")), threads=1)
+@pytest.fixture(scope="module", params=(1, 3), ids="threads {}".format)
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return open_pipeline(save_networks(tmp_path_factory.mktemp("networks")), threads=request.param)
 
 
 def scene(height: int, width: int, spots: Sequence[tuple[int, int]]) -> Image:
