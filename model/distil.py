@@ -58,9 +58,12 @@ class HeatmapTeacher:
 
     size = 256, 192
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, callers: int = 1) -> None:
+        """callers: how many threads may ask at once, each served by `threads`."""
         precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "f32"
-        self.network = compile_ir(path, [-1, 3, *self.size], threads=threads, precision=precision)
+        self.network = compile_ir(
+            path, [-1, 3, *self.size], threads=threads, callers=callers, precision=precision
+        )
         self.output = next(o for o in self.network.outputs if len(o.partial_shape) == 4)
         height, width = self.size
         (sx, x), (sy, y) = _corner_aligned(width), _corner_aligned(height)
@@ -71,7 +74,9 @@ class HeatmapTeacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Heatmaps (n, K, 64, 48) of RGB crops (n, 3, 256, 192) in 0..255."""
         rgb = _normalised(images).contiguous().numpy()
-        maps = torch.from_numpy(np.array(self.network(rgb)[self.output], np.float32))
+        maps = torch.from_numpy(
+            np.array(self.network.create_infer_request().infer(rgb)[self.output], np.float32)
+        )
         n, joints, height, width = maps.shape
         apart = maps.reshape(n * joints, 1, height, width)
         moved = warp(apart, self.resampling.repeat(n, 1, 1), (height, width))

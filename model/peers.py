@@ -26,13 +26,19 @@ def _imagenet(images: Pixels) -> Floats:
 
 
 def compile_ir(
-    path: Path, shape: list[int], *, threads: int = 1, precision: str = "f32"
+    path: Path, shape: list[int], *, threads: int = 1, callers: int = 1, precision: str = "f32"
 ) -> openvino.CompiledModel:
-    """An OpenVINO IR file at an input shape (-1: any); precision: f32 or bf16."""
+    """An OpenVINO IR file at an input shape (-1: any), for so many callers at a time with so many threads
+    each; precision: f32 or bf16."""
     core = openvino.Core()
     network = core.read_model(path)
     network.reshape({network.inputs[0]: shape})
-    hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    hints = {
+        "INFERENCE_NUM_THREADS": threads * callers,
+        "NUM_STREAMS": callers,
+        "ENABLE_CPU_PINNING": False,  # the callers' own threads compute too
+        "INFERENCE_PRECISION_HINT": precision,
+    }
     return core.compile_model(network, "CPU", hints)
 
 

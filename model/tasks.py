@@ -45,7 +45,7 @@ class PoseTask:
         self.teacher: HeatmapTeacher | None = None
         if config.teachers:
             self.teacher = HeatmapTeacher(
-                _existing(Path(config.teachers) / "pp-tinypose-256x192.xml"), config.threads
+                _existing(Path(config.teachers) / "pp-tinypose-256x192.xml"), config.threads, config.workers
             )
         self.validation = validation_scenes(self.root)
 

@@ -10,12 +10,13 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.curves import draw_curves
 from model.muon import Muon
@@ -46,7 +47,8 @@ class TrainConfig:
     warmup: int = 200  # steps
     frozen: int = 99  # first parts of the pretrained trunk that are not trained
     ema: float = 0.998  # decay of the averaged weights
-    threads: int = 0  # CPU threads; 0: torch's default
+    threads: int = 0  # CPU threads of each worker; 0: torch's default
+    workers: int = 1  # how many share each batch, side by side on the same weights
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 12.0
     seed: int = 1
@@ -84,6 +86,10 @@ class Run:
         self.network = task.network
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = _optimizer(config, self.network)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.workers = ThreadPoolExecutor(
+            config.workers, initializer=_limit_threads, initargs=(config.threads,)
+        )
         self.step, self.seconds, self.begun = 0, 0.0, time.monotonic()
 
     @property
@@ -129,17 +135,25 @@ class Run:
         factor = rate_factor(self.config, self.step, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * factor * group["factor"]
-        loss = self.task.loss(self.network, self.step, self.config.batch, self.config.seed)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        workers = self.config.workers
+        shares = list(self.workers.map(self._share, range(workers)))
+        for parameter, *parts in zip(self.parameters, *(gradients for _, gradients in shares), strict=True):
+            parameter.grad = torch.stack(parts).mean(0)
+        nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
         self.step += 1
         self._average_weights()
-        value = loss.item()
+        value = sum(loss for loss, _ in shares) / workers
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {self.step}")
         return value
+
+    def _share(self, worker: int) -> tuple[float, tuple[Tensor, ...]]:
+        """Loss and gradients of a worker's part of this step's batch."""
+        config = self.config
+        part = self.step * config.workers + worker
+        loss = self.task.loss(self.network, part, config.batch // config.workers, config.seed)
+        return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _average_weights(self) -> None:
         decay = min(self.config.ema, self.step / (self.step + 10))
@@ -153,6 +167,11 @@ class Run:
                     mine.copy_(theirs)
 
 
+def _limit_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     named = list(network.named_parameters())
     trunk = [p for name, p in named if name.startswith("trunk.")]
@@ -164,8 +183,7 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
 
 def train(config: TrainConfig) -> Run:
     """Train until the budget is spent; writes checkpoints, metrics.jsonl and curves.png into the run."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    _limit_threads(config.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     run = Run(config, make_task(config))

@@ -66,6 +66,19 @@ def test_training_learns_and_leaves_metrics_curves_and_weights(shards: Path, tmp
         assert (run.folder / name).stat().st_size > 100
 
 
+def test_workers_share_a_batch_on_the_same_weights(shards: Path, tmp_path: Path) -> None:
+    """What two workers add to the weights is what one adds who sees both their parts in turn."""
+    shared = replace(config(shards, tmp_path), batch=4, workers=2)
+    run = Run(shared, make_task(shared))
+    losses, gradients = zip(*(run._share(part) for part in (0, 1)), strict=True)
+    value = run.advance()
+    assert value == pytest.approx(sum(losses) / 2, rel=1e-4)
+    norm = torch.stack([((a + b) / 2).norm() for a, b in zip(*gradients, strict=True)]).norm()
+    clipped = torch.stack([p.grad.norm() for p in run.parameters if p.grad is not None]).norm()
+    assert clipped.item() == pytest.approx(min(5.0, norm.item()), rel=1e-3)
+    assert run.step == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -> None:
     tiny = config(shards, tmp_path)
     run = Run(tiny, make_task(tiny))
