@@ -123,31 +123,18 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(grey, images.mean(1, keepdim=True), images).clamp(0, 255)
 
 
-def soften(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Some of the images (n, 3, H, W) as they look when they are small and made larger."""
-    height, width = images.shape[2:]
-    factor = uniform(1, 2, 4, generator).item()
-    small = F.interpolate(images, size=(int(height / factor), int(width / factor)), mode="area")
-    large = F.interpolate(small, size=(height, width), mode="bilinear")
-    return torch.where(chance(len(images), probability, generator)[:, None, None, None], large, images)
-
-
 def occlude(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Some of the images (n, 3, H, W) with one rectangle over them: half of these of a random colour, half
-    a piece of another image, as of somebody who stands in front."""
+    """Some of the images (n, 3, H, W) with one rectangle of a random colour over them."""
     n, _, height, width = images.shape
     device = images.device
     ys, xs = torch.arange(height, device=device), torch.arange(width, device=device)
 
     def span(length: int, positions: Tensor) -> Tensor:
         start = uniform(n, 0, length, generator)[:, None]
-        extent = uniform(n, 0.1 * length, 0.5 * length, generator)[:, None]
+        extent = uniform(n, 0.1 * length, 0.35 * length, generator)[:, None]
         return (positions >= start - extent / 2) & (positions < start + extent / 2)
 
     inside = span(height, ys)[:, :, None] & span(width, xs)[:, None, :]
     inside &= chance(n, probability, generator)[:, None, None]
     colour = 255 * torch.rand(n, 3, 1, 1, generator=generator, device=device)
-    # from another place of it, lest a head cover a head
-    other = images.roll((1, height // 3, width // 3), (0, 2, 3))
-    plain = chance(n, 0.5, generator)[:, None, None, None]
-    return torch.where(inside[:, None], torch.where(plain, colour, other), images)
+    return torch.where(inside[:, None], colour, images)

@@ -145,8 +145,7 @@ class PersonCrops:
         extent = torch.where(halved, half_extent.clamp(min=80), extent)
         affine, mirrored = augment.random_affine(centre, extent / height, self.size, self.jitter, generator)
         warped = augment.warp(images, affine, self.size)
-        warped = augment.soften(augment.recolour(warped, generator), 0.2, generator)
-        warped = augment.occlude(warped, 0.5, generator)
+        warped = augment.occlude(augment.recolour(warped, generator), 0.3, generator)
         absent = points[:, :, :1] == ABSENT
         moved = torch.where(absent, ABSENT, augment.move_points(points, affine))
         moved, weights = (

@@ -77,26 +77,9 @@ def test_colour_and_occlusion_stay_in_range_and_repeat_with_the_seed() -> None:
     once = augment.occlude(augment.recolour(images, generator(5)), 1.0, generator(6))
     again = augment.occlude(augment.recolour(images, generator(5)), 1.0, generator(6))
     assert once.min() >= 0 and once.max() <= 255 and torch.equal(once, again)
-
-
-def test_occlusion_covers_some_images_with_colours_and_with_pieces_of_their_neighbours() -> None:
-    images = torch.arange(64.0).reshape(64, 1, 1, 1).expand(64, 3, 64, 48)
-    covered = augment.occlude(images, 0.5, generator(1))
-    pieces = [set(image.unique().tolist()) - {float(i)} for i, image in enumerate(covered)]
-    of_neighbour = [i for i, piece in enumerate(pieces) if piece == {float((i - 1) % 64)}]
-    of_colour = [piece for i, piece in enumerate(pieces) if piece and i not in of_neighbour]
-    assert 8 <= len(of_neighbour) <= 24 and 8 <= len(of_colour) <= 24
-    assert all(len(piece) <= 3 for piece in of_colour)  # one value a channel
-
-
-def test_softened_images_lose_their_fine_detail_and_keep_their_coarse_one() -> None:
-    ys = torch.arange(64)[:, None] % 2 * 100.0
-    fine = ys.expand(40, 3, 64, 48)
-    softened = augment.soften(fine, 0.5, generator(2))
-    contrast = softened.std((1, 2, 3)) / fine.std()
-    assert 10 <= int((contrast < 0.6).sum()) <= 30 and ((contrast < 0.6) | (contrast > 0.99)).all()
-    flat = torch.full((4, 3, 64, 48), 77.0)
-    assert torch.allclose(augment.soften(flat, 1.0, generator(3)), flat)
+    flat = augment.occlude(torch.zeros(64, 3, 64, 48), 0.5, generator(1))
+    covered = flat.flatten(1).any(1).sum()
+    assert 16 <= int(covered) <= 48
 
 
 def test_targets_are_the_heatmaps_that_serving_decodes() -> None:
