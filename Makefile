@@ -17,9 +17,9 @@ lint: $(VENV)/test.stamp  ## types and style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-proto: $(VENV)/test.stamp  ## service/pb from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. \
-		service/pb/pose.proto service/pb/openinference.proto
+proto: $(VENV)/test.stamp  ## service/wire/pb from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iservice/wire/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. \
+		service/wire/pb/pose.proto service/wire/pb/openinference.proto
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -44,7 +44,7 @@ board: $(VENV)/test.stamp  ## docs/board.png, drawn from a loaded service; needs
 .PHONY: fuzz
 
 fuzz: $(VENV)/test.stamp  ## some 1,400 requests made of the OpenAPI document, against a service of its own
-	$(BIN)/python -m tests.service.fuzz_openapi 100
+	$(BIN)/python -m tests.api.fuzz_openapi 100
 
 .PHONY: docs
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from service.client import AsyncGrpcClient
 from service.client.sources import open_source, paced
-from service.frames import StreamConfig
+from service.streaming.frames import StreamConfig
 from service.types import Person, Poses, TrackedPerson
 
 LEGS = (11, 13, 15), (12, 14, 16)  # hip, knee, ankle in COCO's order

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model import canvases, detector, lgmpose
-from model.dataset import PersonCrops, pack, read_data
+from model import detector, detector_dataset, lgmpose
 from model.distil import DenseTeacher, HeatmapTeacher, distil
 from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
 from model.packed import is_packed
+from model.pose_dataset import PersonCrops, pack, read_data
 from model.predictors import torch_detector, torch_pose
 from model.scenes import Scene
 
@@ -76,8 +76,8 @@ class DetectorTask:
         self.network = start(detector.PersonDetector(), config).to(device)
         folder = Path(config.cache) / "photos"
         if not is_packed(folder):
-            canvases.pack(read_data(Path(config.data), "train"), folder)
-        self.photos = canvases.Canvases(folder, self.network.config.input_size, device)
+            detector_dataset.pack(read_data(Path(config.data), "train"), folder)
+        self.photos = detector_dataset.Canvases(folder, self.network.config.input_size, device)
         teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
         self.teacher = DenseTeacher(teacher, config.threads)
         self.samples = len(self.photos)

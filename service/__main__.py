@@ -16,12 +16,12 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.peers import Limits, PatientHttp, PatientWebSocket
+from service.api.http.slow_clients import Limits, PatientHttp, PatientWebSocket
 from service.config import Settings, describe_settings, read_settings
 from service.errors import ArtefactError, ConfigError
-from service.logs import configure_logs
-from service.tls import Tls
-from service.tracing import start_tracing
+from service.observability.logs import configure_logs
+from service.observability.tracing import start_tracing
+from service.security.tls import Tls
 
 logger = logging.getLogger("service")
 _PONG_TIMEOUT_S = 300
@@ -120,7 +120,7 @@ def main() -> None:
     settings = read_settings()
     configure_logs()
     start_tracing()
-    # OpenCV reads its own limit once, when it is imported: a second line behind service.image
+    # OpenCV reads its own limit once, when it is imported: a second line behind service.core.image
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
     from service.app import create_app
 

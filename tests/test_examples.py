@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from tests.conftest import ROOT, Launch, Pixels, Service
-from tests.networks import BOX
+from tests.support.networks import BOX
+from tests.support.service import ROOT, Launch, Pixels, Service
 
 FPS = 10
 Points = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

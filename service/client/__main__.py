@@ -13,7 +13,7 @@ from service.client.http import URL
 from service.client.live import run_stream
 from service.client.photos import estimate_photos
 from service.errors import PoseError
-from service.frames import Policy, StreamConfig
+from service.streaming.frames import Policy, StreamConfig
 from service.types import Options
 
 

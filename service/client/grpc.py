@@ -10,10 +10,10 @@ import grpc
 from service.client.credentials import ANYBODY, Credentials
 from service.client.errors import service_error
 from service.client.reconnecting import ReconnectingStream
-from service.frames import Answer, StreamConfig, StreamFrame
-from service.messages import config_message, frame_message, options_message, read_answer, read_poses
-from service.pb import pose_pb2, pose_pb2_grpc
+from service.streaming.frames import Answer, StreamConfig, StreamFrame
 from service.types import Options, Poses
+from service.wire.messages import config_message, frame_message, options_message, read_answer, read_poses
+from service.wire.pb import pose_pb2, pose_pb2_grpc
 
 ADDRESS = "127.0.0.1:50051"
 # grpc itself would wait up to two minutes before it tries a broken connection again

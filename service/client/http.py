@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from service.client.credentials import ANYBODY, Credentials
 from service.client.errors import ServiceError
-from service.frames import Answer, Counts, Dropped, Failed, Outcome, StreamConfig
+from service.streaming.frames import Answer, Counts, Dropped, Failed, Outcome, StreamConfig
 from service.types import Options, Person, Poses, Timings, TrackedPerson
 
 URL = "http://127.0.0.1:8000"

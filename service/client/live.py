@@ -13,7 +13,7 @@ from service.client.credentials import Credentials
 from service.client.grpc import AsyncGrpcClient
 from service.client.recording import AnnotatedVideo, open_annotated
 from service.client.sources import eager, open_source, paced
-from service.frames import Answer, Policy, StreamConfig, StreamFrame
+from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
 from service.types import Poses
 
 _RECENT = 300  # answers whose latencies the line tells of

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from service.client.credentials import Credentials
 from service.client.errors import ServiceError
 from service.client.http import AsyncHttpClient
-from service.coco import CocoResult, coco_results
-from service.drawing import draw
+from service.core.coco import CocoResult, coco_results
+from service.core.drawing import draw
 from service.types import Options, Poses
 
 _AT_ONCE = 4

@@ -11,8 +11,8 @@ import grpc
 from grpc.aio import StreamStreamCall
 
 from service.client.errors import STATUS_LOST, service_error
-from service.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
-from service.messages import config_message, frame_message, read_answer
+from service.streaming.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
+from service.wire.messages import config_message, frame_message, read_answer
 
 Call: TypeAlias = "StreamStreamCall[Any, Any]"
 LOST = "connection_lost"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from service.drawing import draw_person
+from service.core.drawing import draw_person
+from service.core.image import decode
 from service.errors import InvalidImage
-from service.frames import Answer, StreamFrame
-from service.image import decode
+from service.streaming.frames import Answer, StreamFrame
 from service.types import Image, Person, Poses, TrackedPerson
 
 if TYPE_CHECKING:

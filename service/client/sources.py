@@ -8,7 +8,7 @@ from pathlib import Path
 
 import simplejpeg
 
-from service.frames import StreamFrame
+from service.streaming.frames import StreamFrame
 
 _QUALITY = 90
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
