@@ -16,9 +16,9 @@ _ORANGE, _BLUE, _GREEN = (0, 140, 255), (255, 130, 30), (80, 220, 80)  # BGR
 _SUBPIXEL_BITS = 3
 
 
-def draw(data: bytes, persons: Iterable[Person]) -> bytes:
-    """The encoded image with the persons' skeletons, as a JPEG."""
-    image = decode(data)
+def draw(data: bytes, persons: Iterable[Person], rotate: int = 0) -> bytes:
+    """The encoded image, turned as in `decode`, with the persons' skeletons, as a JPEG."""
+    image = decode(data, rotate)
     for person in persons:
         draw_person(image, person)
     return bytes(simplejpeg.encode_jpeg(image, quality=90, colorspace="BGR"))

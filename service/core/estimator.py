@@ -178,7 +178,9 @@ class Estimator:
         arrived = perf_counter()
         async with self._room(pixels):
             start = perf_counter()
-            image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode, data)
+            image = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, decode, data, options.rotate
+            )
             decoded = perf_counter()
             frame = Frame(image, options, await boxes() if boxes else None)
             queued = perf_counter()

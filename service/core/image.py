@@ -37,11 +37,21 @@ def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
-def decode(data: Picture) -> Image:
-    """The image (H, W, 3) BGR, upright after its EXIF orientation; the first frame of an animation.
+def decode(data: Picture, rotate: int = 0) -> Image:
+    """The image (H, W, 3) BGR, upright by its EXIF orientation, then turned clockwise by `rotate` degrees.
 
-    Check it with `read_size` first. Raises InvalidImage.
+    The first frame of an animation. Check it with `read_size` first. Raises InvalidImage.
     """
+    return turn(_decode(data), rotate)
+
+
+def turn(image: Image, degrees: int) -> Image:
+    """The image (H, W, 3) turned clockwise by a multiple of 90 degrees, contiguous."""
+    return np.ascontiguousarray(np.rot90(image, -degrees // 90))
+
+
+def _decode(data: Picture) -> Image:
+    """The image upright by its EXIF orientation."""
     if isinstance(data, RawImage):
         pixels = np.frombuffer(data.data, np.uint8).reshape(data.height, data.width, 3)
         return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels

@@ -93,13 +93,18 @@ KINDS: dict[type[Outcome], str] = {Poses: "poses", Dropped: "dropped", Failed: "
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one frame; `counts` includes it."""
+    """The answer to one frame; `counts` includes it.
+
+    time: the frame's timestamp in seconds, where it had one.
+    """
 
     frame_id: int
     outcome: Outcome
     counts: Counts
+    time: float | None = None
 
     def json(self) -> bytes:
         """The answer as JSON, with one of `poses`, `dropped` and `error`."""
         outcome = {_NAMES[type(self.outcome)]: self.outcome}
-        return orjson.dumps({"frame_id": self.frame_id, **outcome, "counts": self.counts})
+        time = {} if self.time is None else {"time": self.time}
+        return orjson.dumps({"frame_id": self.frame_id, **time, **outcome, "counts": self.counts})

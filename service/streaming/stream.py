@@ -35,6 +35,7 @@ class _Entry:
     """A frame without an answer. Neither picture nor work: it was dropped."""
 
     frame_id: int
+    timestamp: float | None
     time: float
     picture: Picture | None
     work: asyncio.Task[Poses] | None = None
@@ -109,7 +110,7 @@ class Stream:
 
     def _enter(self, frame: StreamFrame) -> None:
         time = asyncio.get_running_loop().time() if frame.timestamp is None else frame.timestamp
-        entry = _Entry(frame.frame_id, time, frame.picture)
+        entry = _Entry(frame.frame_id, frame.timestamp, time, frame.picture)
         if self._config.policy is Policy.ALL:
             entry.work = self._start(frame.picture, time)
         elif self._entries:
@@ -167,7 +168,7 @@ class Stream:
     def _answer(self, entry: _Entry, outcome: Outcome) -> Answer:
         STREAM_FRAMES.labels(self._config.policy, KINDS[type(outcome)]).inc()
         self.counts = self.counts.with_one(outcome)
-        return Answer(entry.frame_id, outcome, self.counts)
+        return Answer(entry.frame_id, outcome, self.counts, entry.timestamp)
 
 
 async def _finished(work: asyncio.Task[Poses] | None) -> None:

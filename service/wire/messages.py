@@ -13,7 +13,17 @@ from service.streaming.frames import (
     StreamConfig,
     StreamFrame,
 )
-from service.types import MAX_PERSONS, Options, Person, Picture, Poses, RawImage, Timings, TrackedPerson
+from service.types import (
+    MAX_PERSONS,
+    ROTATIONS,
+    Options,
+    Person,
+    Picture,
+    Poses,
+    RawImage,
+    Timings,
+    TrackedPerson,
+)
 from service.wire.pb import pose_pb2
 
 _POLICIES = {
@@ -26,7 +36,9 @@ _POLICY_NUMBERS = {Policy.LATEST: pose_pb2.POLICY_LATEST, Policy.ALL: pose_pb2.P
 
 def options_message(options: Options) -> pose_pb2.Options:
     """Options as a message."""
-    return pose_pb2.Options(min_score=options.min_score, max_persons=options.max_persons)
+    return pose_pb2.Options(
+        min_score=options.min_score, max_persons=options.max_persons, rotate=options.rotate
+    )
 
 
 def read_options(message: pose_pb2.Options) -> Options:
@@ -38,7 +50,9 @@ def read_options(message: pose_pb2.Options) -> Options:
         raise InvalidArgument(f"min_score {min_score:g} is not in [0, 1]")
     if not 1 <= max_persons <= MAX_PERSONS:
         raise InvalidArgument(f"max_persons {max_persons} is not in 1 to {MAX_PERSONS}")
-    return Options(min_score, max_persons)
+    if message.rotate not in ROTATIONS:
+        raise InvalidArgument(f"rotate {message.rotate} is not one of 0, 90, 180, 270")
+    return Options(min_score, max_persons, message.rotate)
 
 
 def poses_message(poses: Poses) -> pose_pb2.Poses:
@@ -113,7 +127,7 @@ def read_frame(message: pose_pb2.Frame) -> StreamFrame:
 def answer_message(answer: Answer) -> pose_pb2.EstimateStreamResponse:
     """The answer to a frame as a message."""
     message = pose_pb2.EstimateStreamResponse(
-        frame_id=answer.frame_id, counts=pose_pb2.Counts(**asdict(answer.counts))
+        frame_id=answer.frame_id, counts=pose_pb2.Counts(**asdict(answer.counts)), time=answer.time
     )
     match answer.outcome:
         case Poses() as poses:
@@ -137,7 +151,10 @@ def read_answer(message: pose_pb2.EstimateStreamResponse) -> Answer:
         case _:
             outcome = Failed(message.error.code, message.error.message)
     return Answer(
-        message.frame_id, outcome, Counts(counts.received, counts.poses, counts.dropped, counts.errors)
+        message.frame_id,
+        outcome,
+        Counts(counts.received, counts.poses, counts.dropped, counts.errors),
+        message.time if message.HasField("time") else None,
     )
 
 

@@ -90,7 +90,10 @@ class RestApi:
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
-        """Every person of each image with 17 keypoints, in pixels of the image after its EXIF orientation.
+        """Every person of each image with 17 keypoints, in pixels of the image once it is turned upright.
+
+        It is turned as its EXIF orientation says, then by `rotate`. A keypoint that the picture does not show
+        may lie outside it; its score is low.
 
         All images are answered or none: one that is bad fails the request and is named in the problem.
         """
@@ -102,12 +105,12 @@ class RestApi:
         access: Access = request.scope["state"]["access"]
         access.poses = results
         if picture:
-            return await self._drawn(images[0], results[0])
+            return await self._drawn(images[0], results[0], query.rotate)
         return self._json(query, results)
 
-    async def _drawn(self, image: bytes, poses: Poses) -> Response:
+    async def _drawn(self, image: bytes, poses: Poses, rotate: int) -> Response:
         loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self.decoders, draw, image, poses.persons)
+        drawn = await loop.run_in_executor(self.decoders, draw, image, poses.persons, rotate)
         return Response(drawn, media_type="image/jpeg")
 
     def _json(self, query: PosesQuery, results: Sequence[Poses]) -> Response:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.http.problem import MEDIA_TYPE, Problem
-from service.types import MAX_PERSONS, Models, Options, Poses, array_of
+from service.types import MAX_PERSONS, ROTATIONS, Models, Options, Poses, array_of
 
 _DEFAULT = Options()
 KeypointPair = Annotated[tuple[int, int], array_of(2, "integer", "two indices into the names")]
@@ -24,10 +24,20 @@ class OptionsQuery(BaseModel):
     max_persons: Annotated[
         int, Field(ge=1, le=MAX_PERSONS, description="at most this many persons of an image, by best box")
     ] = _DEFAULT.max_persons
+    rotate: Annotated[
+        int,
+        Field(
+            ge=min(ROTATIONS),
+            le=max(ROTATIONS),
+            multiple_of=90,
+            description="degrees (0, 90, 180, 270) by which the picture is turned clockwise, after its EXIF"
+            " orientation, before persons are looked for; all coordinates are those of the turned picture",
+        ),
+    ] = _DEFAULT.rotate
 
     def options(self) -> Options:
         """The service's options."""
-        return Options(self.min_score, self.max_persons)
+        return Options(self.min_score, self.max_persons, self.rotate)
 
 
 class PosesQuery(OptionsQuery):

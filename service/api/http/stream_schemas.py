@@ -50,9 +50,13 @@ class StreamQuery(VideoQuery):
 
 @dataclass(frozen=True, slots=True)
 class FrameAnswer:
-    """The answer to one frame, with one of `poses`, `dropped` and `error`; `counts` are those so far."""
+    """The answer to one frame, with one of `poses`, `dropped` and `error`; `counts` are those so far.
+
+    time: of the frame, in seconds since the first one of the video.
+    """
 
     frame_id: int
+    time: float
     counts: Counts
     poses: Poses | None = None
     dropped: Dropped | None = None

@@ -64,7 +64,7 @@ class InferOutput(_Strict):
 
 
 class InferRequest(_Strict):
-    """A request; `min_score`, `max_persons` and `binary_data_output` are its parameters."""
+    """A request; `min_score`, `max_persons`, `rotate` and `binary_data_output` are its parameters."""
 
     id: str = ""
     parameters: Parameters

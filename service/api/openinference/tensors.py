@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from service.errors import InvalidArgument, NotFound
-from service.types import MAX_PERSONS, Floats, Options, Picture, Poses, RawImage
+from service.types import MAX_PERSONS, ROTATIONS, Floats, Options, Picture, Poses, RawImage
 
 MODEL = "lgm-pose"
 VERSION = "1"  # of the tensors; the networks have their own
@@ -84,8 +84,10 @@ def read_picture(tensors: Sequence[Tensor]) -> Picture:
 def read_options(parameters: Mapping[str, Parameter]) -> Options:
     """The options among a request's parameters. Raises InvalidArgument for others and values out of range."""
     default = Options()
-    if unknown := sorted(parameters.keys() - {"min_score", "max_persons", BINARY_OUTPUT}):
-        raise InvalidArgument(f"unknown parameter {unknown[0][:64]!r}: there are min_score and max_persons")
+    if unknown := sorted(parameters.keys() - {"min_score", "max_persons", "rotate", BINARY_OUTPUT}):
+        raise InvalidArgument(
+            f"unknown parameter {unknown[0][:64]!r}: there are min_score, max_persons and rotate"
+        )
     min_score = parameters.get("min_score", default.min_score)
     max_persons = parameters.get("max_persons", default.max_persons)
     if isinstance(min_score, bool | str) or not 0 <= min_score <= 1:
@@ -96,7 +98,10 @@ def read_options(parameters: Mapping[str, Parameter]) -> Options:
         or not 1 <= max_persons <= MAX_PERSONS
     ):
         raise InvalidArgument(f"parameter 'max_persons' is not a whole number in 1 to {MAX_PERSONS}")
-    return Options(min_score, max_persons)
+    rotate = parameters.get("rotate", default.rotate)
+    if isinstance(rotate, bool) or rotate not in ROTATIONS:
+        raise InvalidArgument("parameter 'rotate' is not one of 0, 90, 180, 270")
+    return Options(min_score, max_persons, int(rotate))
 
 
 def check_outputs(wanted: Sequence[tuple[str, Iterable[str]]]) -> tuple[str, ...]:

@@ -24,59 +24,59 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aservice/wire/pb/pose.proto\x12\x07pose.v1\"Y\n\x07Options\x12\x16\n\tmin_score\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bmax_persons\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x0c\n\n_min_scoreB\x0e\n\x0c_max_persons\"C\n\x0f\x45stimateRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12!\n\x07options\x18\x02 \x01(\x0b\x32\x10.pose.v1.Options\"Q\n\x10\x45stimateResponse\x12\x1d\n\x05poses\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Poses\x12\x1e\n\x05model\x18\x02 \x01(\x0b\x32\x0f.pose.v1.Models\"k\n\x05Poses\x12 \n\x07persons\x18\x01 \x03(\x0b\x32\x0f.pose.v1.Person\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.pose.v1.Timings\"\x85\x01\n\x06Person\x12\"\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x14.pose.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12$\n\tkeypoints\x18\x03 \x03(\x0b\x32\x11.pose.v1.Keypoint\x12\x15\n\x08track_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_track_id\"=\n\x0b\x42oundingBox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"/\n\x08Keypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05score\x18\x03 \x01(\x02\"F\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tect\x18\x03 \x01(\x01\x12\x0c\n\x04pose\x18\x04 \x01(\x01\"H\n\x06Models\x12\x1c\n\x04pose\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Model\x12 \n\x08\x64\x65tector\x18\x02 \x01(\x0b\x32\x0e.pose.v1.Model\"6\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\"l\n\x15\x45stimateStreamRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.pose.v1.StreamConfigH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.pose.v1.FrameH\x00\x42\t\n\x07message\"\xa0\x01\n\x0cStreamConfig\x12!\n\x07options\x18\x01 \x01(\x0b\x32\x10.pose.v1.Options\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x1f\n\x06policy\x18\x03 \x01(\x0e\x32\x0f.pose.v1.Policy\x12\x10\n\x08tracking\x18\x04 \x01(\x08\x12\x11\n\tsmoothing\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65tect_every\x18\x06 \x01(\r\"}\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12 \n\x03raw\x18\x03 \x01(\x0b\x32\x11.pose.v1.RawImageH\x00\x12\x16\n\ttimestamp\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07pictureB\x0c\n\n_timestamp\"z\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12&\n\x05order\x18\x04 \x01(\x0e\x32\x17.pose.v1.RawImage.Order\"\x19\n\x05Order\x12\x07\n\x03\x42GR\x10\x00\x12\x07\n\x03RGB\x10\x01\"\xbc\x01\n\x16\x45stimateStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1f\n\x05poses\x18\x02 \x01(\x0b\x32\x0e.pose.v1.PosesH\x00\x12\x1f\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.pose.v1.ErrorH\x00\x12#\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x10.pose.v1.DroppedH\x00\x12\x1f\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x0f.pose.v1.CountsB\x08\n\x06\x61nswer\"\x19\n\x07\x44ropped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"J\n\x06\x43ounts\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05poses\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\x14\n\x12GetSkeletonRequest\"~\n\x08Skeleton\x12\r\n\x05names\x18\x01 \x03(\t\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12)\n\nflip_pairs\x18\x03 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12\x12\n\noks_sigmas\x18\x04 \x03(\x02\"-\n\x0cKeypointPair\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r*C\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x11\n\rPOLICY_LATEST\x10\x01\x12\x0e\n\nPOLICY_ALL\x10\x02\x32\xe4\x01\n\x0bPoseService\x12?\n\x08\x45stimate\x12\x18.pose.v1.EstimateRequest\x1a\x19.pose.v1.EstimateResponse\x12U\n\x0e\x45stimateStream\x12\x1e.pose.v1.EstimateStreamRequest\x1a\x1f.pose.v1.EstimateStreamResponse(\x01\x30\x01\x12=\n\x0bGetSkeleton\x12\x1b.pose.v1.GetSkeletonRequest\x1a\x11.pose.v1.Skeletonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aservice/wire/pb/pose.proto\x12\x07pose.v1\"i\n\x07Options\x12\x16\n\tmin_score\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bmax_persons\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06rotate\x18\x03 \x01(\rB\x0c\n\n_min_scoreB\x0e\n\x0c_max_persons\"C\n\x0f\x45stimateRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12!\n\x07options\x18\x02 \x01(\x0b\x32\x10.pose.v1.Options\"Q\n\x10\x45stimateResponse\x12\x1d\n\x05poses\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Poses\x12\x1e\n\x05model\x18\x02 \x01(\x0b\x32\x0f.pose.v1.Models\"k\n\x05Poses\x12 \n\x07persons\x18\x01 \x03(\x0b\x32\x0f.pose.v1.Person\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.pose.v1.Timings\"\x85\x01\n\x06Person\x12\"\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x14.pose.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12$\n\tkeypoints\x18\x03 \x03(\x0b\x32\x11.pose.v1.Keypoint\x12\x15\n\x08track_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_track_id\"=\n\x0b\x42oundingBox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"/\n\x08Keypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05score\x18\x03 \x01(\x02\"F\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tect\x18\x03 \x01(\x01\x12\x0c\n\x04pose\x18\x04 \x01(\x01\"H\n\x06Models\x12\x1c\n\x04pose\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Model\x12 \n\x08\x64\x65tector\x18\x02 \x01(\x0b\x32\x0e.pose.v1.Model\"6\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\"l\n\x15\x45stimateStreamRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.pose.v1.StreamConfigH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.pose.v1.FrameH\x00\x42\t\n\x07message\"\xa0\x01\n\x0cStreamConfig\x12!\n\x07options\x18\x01 \x01(\x0b\x32\x10.pose.v1.Options\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x1f\n\x06policy\x18\x03 \x01(\x0e\x32\x0f.pose.v1.Policy\x12\x10\n\x08tracking\x18\x04 \x01(\x08\x12\x11\n\tsmoothing\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65tect_every\x18\x06 \x01(\r\"}\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12 \n\x03raw\x18\x03 \x01(\x0b\x32\x11.pose.v1.RawImageH\x00\x12\x16\n\ttimestamp\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07pictureB\x0c\n\n_timestamp\"z\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12&\n\x05order\x18\x04 \x01(\x0e\x32\x17.pose.v1.RawImage.Order\"\x19\n\x05Order\x12\x07\n\x03\x42GR\x10\x00\x12\x07\n\x03RGB\x10\x01\"\xd8\x01\n\x16\x45stimateStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1f\n\x05poses\x18\x02 \x01(\x0b\x32\x0e.pose.v1.PosesH\x00\x12\x1f\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.pose.v1.ErrorH\x00\x12#\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x10.pose.v1.DroppedH\x00\x12\x1f\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x0f.pose.v1.Counts\x12\x11\n\x04time\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06\x61nswerB\x07\n\x05_time\"\x19\n\x07\x44ropped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"J\n\x06\x43ounts\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05poses\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\x14\n\x12GetSkeletonRequest\"~\n\x08Skeleton\x12\r\n\x05names\x18\x01 \x03(\t\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12)\n\nflip_pairs\x18\x03 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12\x12\n\noks_sigmas\x18\x04 \x03(\x02\"-\n\x0cKeypointPair\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r*C\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x11\n\rPOLICY_LATEST\x10\x01\x12\x0e\n\nPOLICY_ALL\x10\x02\x32\xe4\x01\n\x0bPoseService\x12?\n\x08\x45stimate\x12\x18.pose.v1.EstimateRequest\x1a\x19.pose.v1.EstimateResponse\x12U\n\x0e\x45stimateStream\x12\x1e.pose.v1.EstimateStreamRequest\x1a\x1f.pose.v1.EstimateStreamResponse(\x01\x30\x01\x12=\n\x0bGetSkeleton\x12\x1b.pose.v1.GetSkeletonRequest\x1a\x11.pose.v1.Skeletonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.wire.pb.pose_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICY']._serialized_start=1896
-  _globals['_POLICY']._serialized_end=1963
+  _globals['_POLICY']._serialized_start=1940
+  _globals['_POLICY']._serialized_end=2007
   _globals['_OPTIONS']._serialized_start=39
-  _globals['_OPTIONS']._serialized_end=128
-  _globals['_ESTIMATEREQUEST']._serialized_start=130
-  _globals['_ESTIMATEREQUEST']._serialized_end=197
-  _globals['_ESTIMATERESPONSE']._serialized_start=199
-  _globals['_ESTIMATERESPONSE']._serialized_end=280
-  _globals['_POSES']._serialized_start=282
-  _globals['_POSES']._serialized_end=389
-  _globals['_PERSON']._serialized_start=392
-  _globals['_PERSON']._serialized_end=525
-  _globals['_BOUNDINGBOX']._serialized_start=527
-  _globals['_BOUNDINGBOX']._serialized_end=588
-  _globals['_KEYPOINT']._serialized_start=590
-  _globals['_KEYPOINT']._serialized_end=637
-  _globals['_TIMINGS']._serialized_start=639
-  _globals['_TIMINGS']._serialized_end=709
-  _globals['_MODELS']._serialized_start=711
-  _globals['_MODELS']._serialized_end=783
-  _globals['_MODEL']._serialized_start=785
-  _globals['_MODEL']._serialized_end=839
-  _globals['_ESTIMATESTREAMREQUEST']._serialized_start=841
-  _globals['_ESTIMATESTREAMREQUEST']._serialized_end=949
-  _globals['_STREAMCONFIG']._serialized_start=952
-  _globals['_STREAMCONFIG']._serialized_end=1112
-  _globals['_FRAME']._serialized_start=1114
-  _globals['_FRAME']._serialized_end=1239
-  _globals['_RAWIMAGE']._serialized_start=1241
-  _globals['_RAWIMAGE']._serialized_end=1363
-  _globals['_RAWIMAGE_ORDER']._serialized_start=1338
-  _globals['_RAWIMAGE_ORDER']._serialized_end=1363
-  _globals['_ESTIMATESTREAMRESPONSE']._serialized_start=1366
-  _globals['_ESTIMATESTREAMRESPONSE']._serialized_end=1554
-  _globals['_DROPPED']._serialized_start=1556
-  _globals['_DROPPED']._serialized_end=1581
-  _globals['_ERROR']._serialized_start=1583
-  _globals['_ERROR']._serialized_end=1621
-  _globals['_COUNTS']._serialized_start=1623
-  _globals['_COUNTS']._serialized_end=1697
-  _globals['_GETSKELETONREQUEST']._serialized_start=1699
-  _globals['_GETSKELETONREQUEST']._serialized_end=1719
-  _globals['_SKELETON']._serialized_start=1721
-  _globals['_SKELETON']._serialized_end=1847
-  _globals['_KEYPOINTPAIR']._serialized_start=1849
-  _globals['_KEYPOINTPAIR']._serialized_end=1894
-  _globals['_POSESERVICE']._serialized_start=1966
-  _globals['_POSESERVICE']._serialized_end=2194
+  _globals['_OPTIONS']._serialized_end=144
+  _globals['_ESTIMATEREQUEST']._serialized_start=146
+  _globals['_ESTIMATEREQUEST']._serialized_end=213
+  _globals['_ESTIMATERESPONSE']._serialized_start=215
+  _globals['_ESTIMATERESPONSE']._serialized_end=296
+  _globals['_POSES']._serialized_start=298
+  _globals['_POSES']._serialized_end=405
+  _globals['_PERSON']._serialized_start=408
+  _globals['_PERSON']._serialized_end=541
+  _globals['_BOUNDINGBOX']._serialized_start=543
+  _globals['_BOUNDINGBOX']._serialized_end=604
+  _globals['_KEYPOINT']._serialized_start=606
+  _globals['_KEYPOINT']._serialized_end=653
+  _globals['_TIMINGS']._serialized_start=655
+  _globals['_TIMINGS']._serialized_end=725
+  _globals['_MODELS']._serialized_start=727
+  _globals['_MODELS']._serialized_end=799
+  _globals['_MODEL']._serialized_start=801
+  _globals['_MODEL']._serialized_end=855
+  _globals['_ESTIMATESTREAMREQUEST']._serialized_start=857
+  _globals['_ESTIMATESTREAMREQUEST']._serialized_end=965
+  _globals['_STREAMCONFIG']._serialized_start=968
+  _globals['_STREAMCONFIG']._serialized_end=1128
+  _globals['_FRAME']._serialized_start=1130
+  _globals['_FRAME']._serialized_end=1255
+  _globals['_RAWIMAGE']._serialized_start=1257
+  _globals['_RAWIMAGE']._serialized_end=1379
+  _globals['_RAWIMAGE_ORDER']._serialized_start=1354
+  _globals['_RAWIMAGE_ORDER']._serialized_end=1379
+  _globals['_ESTIMATESTREAMRESPONSE']._serialized_start=1382
+  _globals['_ESTIMATESTREAMRESPONSE']._serialized_end=1598
+  _globals['_DROPPED']._serialized_start=1600
+  _globals['_DROPPED']._serialized_end=1625
+  _globals['_ERROR']._serialized_start=1627
+  _globals['_ERROR']._serialized_end=1665
+  _globals['_COUNTS']._serialized_start=1667
+  _globals['_COUNTS']._serialized_end=1741
+  _globals['_GETSKELETONREQUEST']._serialized_start=1743
+  _globals['_GETSKELETONREQUEST']._serialized_end=1763
+  _globals['_SKELETON']._serialized_start=1765
+  _globals['_SKELETON']._serialized_end=1891
+  _globals['_KEYPOINTPAIR']._serialized_start=1893
+  _globals['_KEYPOINTPAIR']._serialized_end=1938
+  _globals['_POSESERVICE']._serialized_start=2010
+  _globals['_POSESERVICE']._serialized_end=2238
 # @@protoc_insertion_point(module_scope)

@@ -17,12 +17,14 @@ POLICY_LATEST: Policy
 POLICY_ALL: Policy
 
 class Options(_message.Message):
-    __slots__ = ("min_score", "max_persons")
+    __slots__ = ("min_score", "max_persons", "rotate")
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     MAX_PERSONS_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_FIELD_NUMBER: _ClassVar[int]
     min_score: float
     max_persons: int
-    def __init__(self, min_score: _Optional[float] = ..., max_persons: _Optional[int] = ...) -> None: ...
+    rotate: int
+    def __init__(self, min_score: _Optional[float] = ..., max_persons: _Optional[int] = ..., rotate: _Optional[int] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
     __slots__ = ("image", "options")
@@ -171,18 +173,20 @@ class RawImage(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., order: _Optional[_Union[RawImage.Order, str]] = ...) -> None: ...
 
 class EstimateStreamResponse(_message.Message):
-    __slots__ = ("frame_id", "poses", "error", "dropped", "counts")
+    __slots__ = ("frame_id", "poses", "error", "dropped", "counts", "time")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     POSES_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     poses: Poses
     error: Error
     dropped: Dropped
     counts: Counts
-    def __init__(self, frame_id: _Optional[int] = ..., poses: _Optional[_Union[Poses, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ...) -> None: ...
+    time: float
+    def __init__(self, frame_id: _Optional[int] = ..., poses: _Optional[_Union[Poses, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., time: _Optional[float] = ...) -> None: ...
 
 class Dropped(_message.Message):
     __slots__ = ("reason",)
