@@ -19,9 +19,10 @@ from service.errors import (
 )
 from service.observability.tracing import stage_spans
 from service.security.caller import CALLER
-from service.types import Boxes, Estimate, Frame, Options, Picture, Poses, Timings
+from service.types import Boxes, Estimate, Frame, Options, Picture, Poses, RawImage, Timings
 
 T = TypeVar("T")
+_QUICK_BYTES = 2**16  # a header within so many is read at once; of more, beside the event loop
 _DECODED_IMAGES = 4  # of the largest size allowed; this bounds the memory of decoded images
 
 
@@ -73,9 +74,10 @@ class Estimator:
                 caller.owe(len(images) - 1)  # the request itself is paid
             try:
                 async with asyncio.timeout(timeout):
+                    sizes = await self._sizes(images)
                     return await _every(
                         self._estimate(data, pixels, options, source)
-                        for data, pixels in zip(images, self._sizes(images), strict=True)
+                        for data, pixels in zip(images, sizes, strict=True)
                     )
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {timeout:.3g} s") from None
@@ -91,10 +93,10 @@ class Estimator:
 
         source: as in `estimate`. boxes: where the persons are, asked for once the frame is decoded.
         """
-        width, height = read_size(picture, self.max_pixels)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._estimate(picture, width * height, options, source, boxes)
+                pixels = await self._size(picture)
+                return await self._estimate(picture, pixels, options, source, boxes)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {self._timeout_s:.3g} s") from None
 
@@ -156,16 +158,24 @@ class Estimator:
         if not self._admitted and not self._streams:
             self._idle.set()
 
-    def _sizes(self, images: Sequence[Picture]) -> list[int]:
+    async def _sizes(self, images: Sequence[Picture]) -> list[int]:
         """Pixels of each image, by its header. Raises InvalidImage or ImageTooLarge with the index."""
         sizes = []
         for index, data in enumerate(images):
             try:
-                width, height = read_size(data, self.max_pixels)
+                sizes.append(await self._size(data))
             except PoseError as error:
                 raise error.at(index) from error
-            sizes.append(width * height)
         return sizes
+
+    async def _size(self, picture: Picture) -> int:
+        """Pixels of an image, by its header. Raises InvalidImage or ImageTooLarge."""
+        if isinstance(picture, RawImage) or len(picture) <= _QUICK_BYTES:
+            width, height = read_size(picture, self.max_pixels)
+        else:
+            loop = asyncio.get_running_loop()
+            width, height = await loop.run_in_executor(self._decoders, read_size, picture, self.max_pixels)
+        return width * height
 
     async def _estimate(
         self,

@@ -13,8 +13,12 @@ from service.types import Image, Picture, RawImage
 
 MAX_SIDE = 32_766  # OpenCV warps no image with a longer side
 _MAX_SCANS = 64  # a progressive JPEG of many scans takes minutes to decode
+_MAX_SEGMENTS = 1024  # cameras write some dozens; a file of empty ones would take seconds to walk
 _JPEG = b"\xff\xd8\xff"
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # none of these occurs in entropy-coded data
+# none of these occurs in entropy-coded data; fill bytes FF may stand before a marker, and are not part of the
+# expression, which would take quadratic time on a run of them
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
 _SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -109,11 +113,27 @@ def _scans(data: bytes) -> int:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end of the image (ITU T.81, annex B)."""
+    """Marker and content of each segment up to the end of the image (ITU T.81, annex B).
+
+    Raises ImageTooLarge behind _MAX_SEGMENTS of them.
+    """
     position = len(_JPEG) - 1
-    while (found := _JPEG_MARKER.search(data, position)) and found[1][0] != _EOI:
+    for _ in range(_MAX_SEGMENTS):
+        found = _find_marker(data, position)
+        if found is None or found[1][0] == _EOI:
+            return
         position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
         yield found[1][0], data[found.end() + 2 : position]
+    raise ImageTooLarge(f"the JPEG has more than {_MAX_SEGMENTS} segments")
+
+
+def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
+    """The first marker at or behind a position."""
+    for start in range(position, len(data), _WINDOW):
+        # a marker that begins in the window may end one byte behind it
+        if found := _JPEG_MARKER.search(data, start, start + _WINDOW + 1):
+            return found
+    return None
 
 
 def _jpeg_orientation(data: bytes) -> int:

@@ -133,7 +133,7 @@ def worker_of(service: Service) -> int:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    (worker,) = [child for child, parent in parents.items() if parent == service.inference.child.pid]
+    (worker,) = [child for child, parent in parents.items() if parent == service.process.pid]
     return worker
 
 
@@ -209,11 +209,11 @@ async def test_networks_are_replaced_unfelt_and_never_by_bad_ones(
             if swap % 2:
                 refused += 1
                 shutil.copy(odd / "pose.onnx", folder / "pose.onnx")
-                service.inference.child.send_signal(signal.SIGHUP)
+                service.process.send_signal(signal.SIGHUP)
                 await until(lambda n=refused: _refusals(http, n))  # type: ignore[misc]
                 assert await version() == str(swap - 1)
             save_networks(folder, version=str(swap))
-            service.inference.child.send_signal(signal.SIGHUP)
+            service.process.send_signal(signal.SIGHUP)
             await until(lambda swap=swap: _equal(version(), str(swap)))  # type: ignore[misc]
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD

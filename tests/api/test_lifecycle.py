@@ -155,7 +155,7 @@ async def test_overload_is_refused_and_passes(launch: Launch, photo: bytes) -> N
 def test_a_refusal_reaches_those_who_still_send(launch: Launch, photo: bytes, connection: str) -> None:
     """Nothing is reset while a body is sent, and what was admitted is answered."""
     service = launch(worker="process", max_images=1)
-    (worker,) = psutil.Process(service.inference.child.pid).children()
+    (worker,) = psutil.Process(service.process.pid).children()
     host, port = service.url.removeprefix("http://").split(":")
     head = f"POST /v1/poses HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\nconnection: {connection}\r\n"
     head += f"content-length: {len(photo)}\r\n\r\n"

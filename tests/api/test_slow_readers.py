@@ -166,12 +166,12 @@ async def test_clients_that_are_killed_leave_nothing(launch: Launch, small: byte
 
 
 def resident_bytes(service: Service) -> int:
-    pages = Path(f"/proc/{service.inference.child.pid}/statm").read_text().split()[1]
+    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files(service: Service) -> int:
-    return len(os.listdir(f"/proc/{service.inference.child.pid}/fd"))
+    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 
 async def kill_in_mid_stream(script: str) -> None:

@@ -55,7 +55,7 @@ def flipped(image: bytes, rng: random.Random) -> bytes:
 
 def memory(service: Service, field: str) -> int:
     """VmRSS or VmHWM in bytes."""
-    status = Path(f"/proc/{service.inference.child.pid}/status").read_text()
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
     found = re.search(rf"{field}:\s+(\d+) kB", status)
     assert found
     return int(found[1]) * 1024

@@ -17,7 +17,7 @@ def test_processor_time_and_memory_are_those_of_all_processes(
     client = RestClient(service)
     for _ in range(5):
         client.estimate(photo)
-    own = psutil.Process(service.inference.child.pid)
+    own = psutil.Process(service.process.pid)
     every = [own, *own.children()]
     assert len(every) == (2 if worker == "process" else 1)
     used = sum(sum(each.cpu_times()[:2]) for each in every)
