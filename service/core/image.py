@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from service.core.metadata import exif_orientation, png_without_metadata, webp_without_metadata
 from service.errors import ImageTooLarge, InvalidImage
 from service.types import Image, Picture, RawImage
 
@@ -61,13 +62,23 @@ def _decode(data: Picture) -> Image:
         return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
     if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
         return _upright(image, _jpeg_orientation(data))
+    pixels_only, orientation = _without_metadata(data)
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(np.frombuffer(pixels_only, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise InvalidImage("the image cannot be decoded") from error
     if decoded is None:
         raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
-    return np.asarray(decoded, np.uint8)
+    return _upright(np.asarray(decoded, np.uint8), orientation)
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, int]:
+    """What is left for the decoder to read, and the orientation that it does not see."""
+    if data.startswith(_PNG):
+        return png_without_metadata(data)
+    if data.startswith(b"RIFF"):
+        return webp_without_metadata(data)
+    return data, 1
 
 
 def _raw_size(raw: RawImage) -> tuple[int, int]:
@@ -142,22 +153,7 @@ def _jpeg_orientation(data: bytes) -> int:
         if marker == _SOS:
             break
         if marker == _APP1 and content.startswith(b"Exif\0\0"):
-            try:
-                return _tiff_orientation(content[6:])
-            except struct.error:
-                break
-    return 1
-
-
-def _tiff_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory (TIFF 6.0, section 2)."""
-    order = "<" if tiff[:2] == b"II" else ">"
-    (offset,) = struct.unpack_from(order + "I", tiff, 4)
-    (count,) = struct.unpack_from(order + "H", tiff, offset)
-    for entry in range(offset + 2, offset + 2 + 12 * count, 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-        if tag == 0x0112:
-            return value if 1 <= value <= 8 else 1
+            return exif_orientation(content)
     return 1
 
 

@@ -5,8 +5,9 @@ import time
 import pytest
 
 from service.core.image import decode, read_size
+from service.core.metadata import png_without_metadata
 from service.errors import PoseError
-from tests.support.hostile import IMAGES, Hostile, empty_segments
+from tests.support.hostile import IMAGES, Hostile, empty_segments, text_chunks
 
 LIMIT = 40_000_000
 
@@ -35,3 +36,9 @@ def test_a_jpeg_of_many_segments_is_refused() -> None:
     with pytest.raises(PoseError, match="more than 1024 segments"):
         read_size(empty_segments(2**13), LIMIT)
     assert read_size(empty_segments(2**11), LIMIT) == (128, 128)
+
+
+def test_a_decoder_gets_no_texts_that_grow_in_its_memory() -> None:
+    bare, _ = png_without_metadata(text_chunks(2**20))
+    assert len(bare) < 2**10
+    assert decode(bare).shape == decode(text_chunks(2**12)).shape == (64, 64, 3)

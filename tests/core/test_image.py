@@ -35,11 +35,28 @@ def with_size(jpeg: bytes, width: int, height: int) -> bytes:
 
 def with_orientation(jpeg: bytes, orientation: int, order: str = "<") -> bytes:
     """The JPEG with an EXIF segment that holds nothing but an orientation."""
-    tiff = (b"II" if order == "<" else b"MM") + struct.pack(
-        f"{order}HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0
-    )
-    content = b"Exif\0\0" + tiff
+    content = b"Exif\0\0" + tiff_of(orientation, order)
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
+
+
+def tiff_of(orientation: int, order: str = "<") -> bytes:
+    """EXIF data that hold nothing but an orientation."""
+    entries = struct.pack(f"{order}HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return (b"II" if order == "<" else b"MM") + entries
+
+
+def png_with(png: bytes, exif: bytes) -> bytes:
+    """The PNG with EXIF data behind its header."""
+    chunk = b"eXIf" + exif
+    return png[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
+
+
+def webp_with(webp: bytes, exif: bytes) -> bytes:
+    """The simple WebP as an extended one with EXIF data at its end."""
+    width, height = read_size(webp, LIMIT)
+    extended = struct.pack("<4sIIHBHB", b"VP8X", 10, 8, width - 1, 0, height - 1, 0)
+    body = b"WEBP" + extended + webp[12:] + struct.pack("<4sI", b"EXIF", len(exif)) + exif
+    return struct.pack("<4sI", b"RIFF", len(body)) + body
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
@@ -73,6 +90,18 @@ def test_orientation_turns_the_picture_upright(photo: bytes, orientation: int, o
     reference = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
     assert reference is not None
     assert np.abs(decode(turned).astype(int) - reference).max() <= 3  # the two round colours differently
+
+
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_png_and_webp_are_turned_upright_like_jpeg(pixels: Pixels, orientation: int, prefix: bytes) -> None:
+    small = np.ascontiguousarray(pixels[::4, ::8])
+    exif = prefix + tiff_of(orientation)
+    turned = np.asarray(decode(with_orientation(encode(small), orientation)), int)
+    for picture in (png_with(encode(small, ".png"), exif), webp_with(encode(small, ".webp"), exif)):
+        decoded = decode(picture)
+        assert decoded.shape == turned.shape
+        assert np.abs(decoded - turned).mean() < 10
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

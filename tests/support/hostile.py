@@ -148,7 +148,10 @@ IMAGES: tuple[Hostile, ...] = (
     restart_markers,
     exif_entries,
     empty_chunks,
+    text_chunks,
+    png_exif,
     webp_chunks,
+    webp_exif,
     cmyk_exif_entries,
     zeros,
 )
