@@ -17,10 +17,10 @@ import psutil
 
 from benchmarks import rounds
 from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures
-from service.client import AsyncGrpcClient
-from service.streaming.frames import Policy, StreamConfig, StreamFrame
-from service.types import Poses
-from service.wire.messages import config_message, frame_message
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import Policy, StreamConfig, StreamFrame
+from lgm_pose_client.messages import config_message, frame_message
+from lgm_pose_client.types import Poses
 from service.wire.pb import pose_pb2_grpc
 from tests.support.service import Service
 

@@ -1,5 +1,6 @@
 """Fixtures of every room: networks, running services and their clients."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tests.support.clients import Client, GrpcClient, RestClient
 from tests.support.networks import save_networks
 from tests.support.rig import Rig
 from tests.support.service import ROOT, Launch, Pixels, Service, encode
+
+# the processes that tests start import the client as the tests do, installed or not
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "client"), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import model.keypoints
+from lgm_pose_client import keypoints
+from scripts import stubs
+
 ROOT = Path(__file__).parents[1]
 SERVICE = sorted(path for path in (ROOT / "service").rglob("*.py") if "pb" not in path.parts)
+CLIENT = sorted(path for path in (ROOT / "client").rglob("*.py") if "pb" not in path.parts)
 MODEL = sorted((ROOT / "model").rglob("*.py"))
 
 # what each room may import of the rooms below it; a room is the longest prefix of a module's name
@@ -22,7 +27,6 @@ ROOMS: dict[str, set[str]] = {
         "service", "service.security", "service.observability", "service.inference", "service.core", "model",
     },
     "service.wire": {"service", "service.streaming"},
-    "service.client": {"service", "service.core", "service.streaming", "service.wire"},
     "service.api": {
         "service", "service.security", "service.observability", "service.core", "service.streaming",
         "service.wire", "model",
@@ -111,38 +115,34 @@ def test_a_running_service_has_loaded_no_training_package() -> None:
     assert not loaded & {"torch", "onnx", "openvino", "matplotlib", "PIL", "av"}
 
 
-def test_the_client_loads_no_server() -> None:
-    code = "import sys, service.client.__main__; print(*{name.split('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize("path", CLIENT, ids=lambda path: path.stem)
+def test_the_client_shares_no_module_with_the_service(path: Path) -> None:
+    assert not ours(path)
+
+
+def test_the_client_loads_only_what_it_depends_on() -> None:
+    code = "import sys, lgm_pose_client.__main__; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {
-        "fastapi",
-        "uvicorn",
-        "onnxruntime",
-        "prometheus_client",
-        "scipy",
-        "av",
-    }
+    loaded = set(done.stdout.split())
+    assert {"httpx", "grpc", "google", "PIL", "tqdm"} <= loaded
+    assert not loaded & {"service", "model", "fastapi", "pydantic", "onnxruntime", "cv2", "numpy", "av"}
 
 
-def test_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
-    sources = [f"service/wire/pb/{path.name}" for path in (ROOT / "proto").glob("*.proto")]
-    command = ["-m", "grpc_tools.protoc", "-Iservice/wire/pb=proto", *sources]
-    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    subprocess.run([sys.executable, *command, *outputs], cwd=ROOT, check=True)
-    stored = {path.name: path.read_text() for path in (ROOT / "service" / "wire" / "pb").glob("*_pb2*")}
-    made = {path.name: path.read_text() for path in (tmp_path / "service" / "wire" / "pb").iterdir()}
+def test_the_keypoints_of_the_client_are_those_of_the_model() -> None:
+    assert (keypoints.NAMES, keypoints.EDGES) == (model.keypoints.NAMES, model.keypoints.EDGES)
+
+
+@pytest.mark.parametrize("folder", stubs.COPIES)
+def test_generated_code_is_that_of_the_proto(folder: str, tmp_path: Path) -> None:
+    stubs.write_stubs(tmp_path)
+    stored = {path.name: path.read_text() for path in (ROOT / folder).glob("*_pb2*")}
+    made = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
     assert made.keys() == stored.keys()
     for name, text in made.items():
         assert essence(text) == essence(stored[name]), f"{name}: run `make proto`"
-    if version(made["pose_pb2.py"]) == version(stored["pose_pb2.py"]):
-        assert made == stored, "run `make proto`"
 
 
 def essence(generated: str) -> list[str]:
     """What the generator's version does not change: the descriptor and the paths of the methods."""
     lines = [line.strip() for line in generated.splitlines()]
     return [line for line in lines if "AddSerializedFile" in line or line.startswith("'/")]
-
-
-def version(generated: str) -> str:
-    return next(line for line in generated.splitlines() if line.startswith("# Protobuf Python Version"))

@@ -1,14 +1,12 @@
-"""The messages of proto/pose.proto, made of the service's types and read into them."""
+"""The messages of proto/pose.proto: requests are read, answers are made."""
 
 from dataclasses import asdict
 
 from service.errors import InvalidArgument
 from service.streaming.frames import (
     Answer,
-    Counts,
     Dropped,
     Failed,
-    Outcome,
     Policy,
     StreamConfig,
     StreamFrame,
@@ -21,7 +19,6 @@ from service.types import (
     Picture,
     Poses,
     RawImage,
-    Timings,
     TrackedPerson,
 )
 from service.wire.pb import pose_pb2
@@ -31,14 +28,6 @@ _POLICIES = {
     pose_pb2.POLICY_LATEST: Policy.LATEST,
     pose_pb2.POLICY_ALL: Policy.ALL,
 }
-_POLICY_NUMBERS = {Policy.LATEST: pose_pb2.POLICY_LATEST, Policy.ALL: pose_pb2.POLICY_ALL}
-
-
-def options_message(options: Options) -> pose_pb2.Options:
-    """Options as a message."""
-    return pose_pb2.Options(
-        min_score=options.min_score, max_persons=options.max_persons, rotate=options.rotate
-    )
 
 
 def read_options(message: pose_pb2.Options) -> Options:
@@ -65,31 +54,6 @@ def poses_message(poses: Poses) -> pose_pb2.Poses:
     )
 
 
-def read_poses(message: pose_pb2.Poses) -> Poses:
-    """Poses of a message."""
-    times = message.timings
-    return Poses(
-        width=message.width,
-        height=message.height,
-        persons=tuple(_read_person(person) for person in message.persons),
-        timings=Timings(times.decode, times.queue, times.detect, times.pose),
-    )
-
-
-def config_message(config: StreamConfig) -> pose_pb2.EstimateStreamRequest:
-    """The first message of a stream."""
-    return pose_pb2.EstimateStreamRequest(
-        config=pose_pb2.StreamConfig(
-            options=options_message(config.options),
-            camera_id=config.camera_id,
-            policy=_POLICY_NUMBERS[config.policy],
-            tracking=config.tracking,
-            smoothing=config.smoothing,
-            detect_every=config.detect_every,
-        )
-    )
-
-
 def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
     """A stream's config. Raises InvalidArgument."""
     if message.policy not in _POLICIES:
@@ -102,20 +66,6 @@ def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
         smoothing=message.smoothing,
         detect_every=message.detect_every or 1,
     )
-
-
-def frame_message(frame: StreamFrame) -> pose_pb2.EstimateStreamRequest:
-    """A frame as a message of a stream."""
-    message = pose_pb2.Frame(frame_id=frame.frame_id, timestamp=frame.timestamp)
-    if isinstance(frame.picture, RawImage):
-        raw = frame.picture
-        order = pose_pb2.RawImage.RGB if raw.rgb else pose_pb2.RawImage.BGR
-        message.raw.CopyFrom(
-            pose_pb2.RawImage(data=bytes(raw.data), width=raw.width, height=raw.height, order=order)
-        )
-    else:
-        message.image = frame.picture
-    return pose_pb2.EstimateStreamRequest(frame=message)
 
 
 def read_frame(message: pose_pb2.Frame) -> StreamFrame:
@@ -139,25 +89,6 @@ def answer_message(answer: Answer) -> pose_pb2.EstimateStreamResponse:
     return message
 
 
-def read_answer(message: pose_pb2.EstimateStreamResponse) -> Answer:
-    """The answer to a frame of a message."""
-    counts = message.counts
-    outcome: Outcome
-    match message.WhichOneof("answer"):
-        case "poses":
-            outcome = read_poses(message.poses)
-        case "dropped":
-            outcome = Dropped(message.dropped.reason)
-        case _:
-            outcome = Failed(message.error.code, message.error.message)
-    return Answer(
-        message.frame_id,
-        outcome,
-        Counts(counts.received, counts.poses, counts.dropped, counts.errors),
-        message.time if message.HasField("time") else None,
-    )
-
-
 def _person_message(person: Person) -> pose_pb2.Person:
     x1, y1, x2, y2 = person.bbox
     return pose_pb2.Person(
@@ -166,15 +97,6 @@ def _person_message(person: Person) -> pose_pb2.Person:
         keypoints=[pose_pb2.Keypoint(x=x, y=y, score=score) for x, y, score in person.keypoints],
         track_id=person.track_id if isinstance(person, TrackedPerson) else None,
     )
-
-
-def _read_person(message: pose_pb2.Person) -> Person:
-    box = message.bbox
-    bbox = box.x1, box.y1, box.x2, box.y2
-    keypoints = tuple((point.x, point.y, point.score) for point in message.keypoints)
-    if message.HasField("track_id"):
-        return TrackedPerson(bbox, message.score, keypoints, message.track_id)
-    return Person(bbox, message.score, keypoints)
 
 
 def _read_picture(frame: pose_pb2.Frame) -> Picture:

@@ -17,9 +17,9 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
-from service.client import ServiceError
-from service.streaming.frames import Policy, StreamConfig
-from service.wire.messages import config_message
+from lgm_pose_client import ServiceError
+from lgm_pose_client.frames import Policy, StreamConfig
+from lgm_pose_client.messages import config_message
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.support.service import Launch, Pixels, Service, encode
 from tests.support.streams import (

@@ -7,8 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.streaming.frames import Policy, StreamConfig
-from service.types import Options
+from lgm_pose_client import Options, Policy, StreamConfig
 from tests.api.test_openinference import Asked, image_of
 from tests.api.test_openinference import asked as asked  # a fixture
 from tests.core.test_image import with_orientation

@@ -17,8 +17,8 @@ import orjson
 import pytest
 import websockets
 
-from service.streaming.frames import StreamConfig, StreamFrame
-from service.wire.messages import config_message, frame_message
+from lgm_pose_client.frames import StreamConfig, StreamFrame
+from lgm_pose_client.messages import config_message, frame_message
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import post, until
 from tests.support.service import ROOT, Launch, Service

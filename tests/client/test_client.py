@@ -14,10 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from service.client import AsyncGrpcClient, AsyncHttpClient, GrpcClient, HttpClient, ServiceError
+from lgm_pose_client import AsyncGrpcClient, AsyncHttpClient, GrpcClient, HttpClient, ServiceError
+from lgm_pose_client.frames import Answer, Failed, Policy, StreamConfig, StreamFrame
+from lgm_pose_client.types import Options, Poses, TrackedPerson
 from service.core.image import decode
-from service.streaming.frames import Answer, Failed, Policy, StreamConfig, StreamFrame
-from service.types import Options, Poses, TrackedPerson
 from tests.api.test_video import film
 from tests.support.rtsp import RtspCamera
 from tests.support.service import ROOT, Launch, Pixels, Service, encode
@@ -127,8 +127,8 @@ async def test_a_stream_outlives_the_service(launch: Launch, photo: bytes) -> No
             kinds.append(answer.outcome.code if isinstance(answer.outcome, Failed) else "found")
             assert answer.counts.received == len(kinds)
             if len(kinds) == 5:
-                service.inference.child.kill()
-                await asyncio.to_thread(service.inference.child.wait)
+                service.process.kill()
+                await asyncio.to_thread(service.process.wait)
                 await asyncio.to_thread(launch, grpc_port=port)
                 revived.set()
     assert len(kinds) == count
@@ -166,7 +166,7 @@ async def test_a_source_that_fails_ends_the_stream_with_its_failure(service: Ser
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "service.client", *map(str, arguments)],
+        [sys.executable, "-m", "lgm_pose_client", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -245,7 +245,7 @@ def test_help_and_wrong_options() -> None:
     for arguments in (["--help"], ["stream", "--help"]):
         done = run(*arguments)
         assert done.returncode == 0
-        assert "python -m service.client" in done.stdout
+        assert "lgm-pose-client" in done.stdout
     done = run("stream", ".", "--no-tracking", "--detect-every", "3")
     assert done.returncode == 1
     assert "need tracking" in done.stderr

@@ -17,7 +17,7 @@ import pytest
 import websockets
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.client import (
+from lgm_pose_client import (
     AsyncGrpcClient,
     AsyncHttpClient,
     Credentials,
@@ -25,10 +25,10 @@ from service.client import (
     HttpClient,
     ServiceError,
 )
+from lgm_pose_client.frames import Dropped, Policy, StreamConfig, StreamFrame
+from lgm_pose_client.types import Poses
 from service.errors import ConfigError
 from service.security.keys import Keys
-from service.streaming.frames import Dropped, Policy, StreamConfig, StreamFrame
-from service.types import Poses
 from service.wire.pb import openinference_pb2, pose_pb2
 from tests.api.test_lifecycle import run, until
 from tests.support.clients import JPEG
@@ -331,7 +331,7 @@ def test_the_command_shows_a_key(guarded: Service, monkeypatch: pytest.MonkeyPat
     photo = str(ROOT / "examples" / "astronaut.jpg")
     for arguments in ([photo, "--url", guarded.url], ["stream", photo, "--address", guarded.grpc]):
         done = subprocess.run(
-            [sys.executable, "-m", "service.client", *arguments, *more],
+            [sys.executable, "-m", "lgm_pose_client", *arguments, *more],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -14,9 +14,16 @@ import trustme
 import websockets
 from cryptography.hazmat.primitives import serialization as forms
 
-from service.client import AsyncGrpcClient, AsyncHttpClient, Credentials, GrpcClient, HttpClient, ServiceError
-from service.client.__main__ import main
-from service.types import Poses
+from lgm_pose_client import (
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    Credentials,
+    GrpcClient,
+    HttpClient,
+    ServiceError,
+)
+from lgm_pose_client.__main__ import main
+from lgm_pose_client.types import Poses
 from tests.api.test_lifecycle import run
 from tests.security.test_keys import frames
 from tests.support.networks import save_networks

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import websockets
 
-from service.client import AsyncGrpcClient
-from service.streaming.frames import Policy, StreamConfig, StreamFrame
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import Policy, StreamConfig, StreamFrame
 from tests.api.test_lifecycle import until
 from tests.support.service import Service
 

@@ -140,7 +140,7 @@ class StreamConfig(_message.Message):
     tracking: bool
     smoothing: bool
     detect_every: int
-    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ..., camera_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, str]] = ..., tracking: _Optional[bool] = ..., smoothing: _Optional[bool] = ..., detect_every: _Optional[int] = ...) -> None: ...
+    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ..., camera_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, str]] = ..., tracking: bool = ..., smoothing: bool = ..., detect_every: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("frame_id", "image", "raw", "timestamp")

@@ -3,9 +3,9 @@
 import grpc
 import warnings
 
-from service.wire.pb import pose_pb2 as service_dot_wire_dot_pb_dot_pose__pb2
+from service.wire.pb import pose_pb2 as lgm__pose_dot_v1_dot_pose__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in service/wire/pb/pose_pb2_grpc.py depends on'
+        + f' but the generated code in lgm_pose/v1/pose_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class PoseServiceStub:
+class PoseServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -36,22 +36,22 @@ class PoseServiceStub:
         """
         self.Estimate = channel.unary_unary(
                 '/pose.v1.PoseService/Estimate',
-                request_serializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateRequest.SerializeToString,
-                response_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateResponse.FromString,
+                request_serializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateResponse.FromString,
                 _registered_method=True)
         self.EstimateStream = channel.stream_stream(
                 '/pose.v1.PoseService/EstimateStream',
-                request_serializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamRequest.SerializeToString,
-                response_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamResponse.FromString,
+                request_serializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamRequest.SerializeToString,
+                response_deserializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamResponse.FromString,
                 _registered_method=True)
         self.GetSkeleton = channel.unary_unary(
                 '/pose.v1.PoseService/GetSkeleton',
-                request_serializer=service_dot_wire_dot_pb_dot_pose__pb2.GetSkeletonRequest.SerializeToString,
-                response_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.Skeleton.FromString,
+                request_serializer=lgm__pose_dot_v1_dot_pose__pb2.GetSkeletonRequest.SerializeToString,
+                response_deserializer=lgm__pose_dot_v1_dot_pose__pb2.Skeleton.FromString,
                 _registered_method=True)
 
 
-class PoseServiceServicer:
+class PoseServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Estimate(self, request, context):
@@ -84,18 +84,18 @@ def add_PoseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Estimate': grpc.unary_unary_rpc_method_handler(
                     servicer.Estimate,
-                    request_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateRequest.FromString,
-                    response_serializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateResponse.SerializeToString,
+                    request_deserializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateRequest.FromString,
+                    response_serializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateResponse.SerializeToString,
             ),
             'EstimateStream': grpc.stream_stream_rpc_method_handler(
                     servicer.EstimateStream,
-                    request_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamRequest.FromString,
-                    response_serializer=service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamResponse.SerializeToString,
+                    request_deserializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamRequest.FromString,
+                    response_serializer=lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamResponse.SerializeToString,
             ),
             'GetSkeleton': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSkeleton,
-                    request_deserializer=service_dot_wire_dot_pb_dot_pose__pb2.GetSkeletonRequest.FromString,
-                    response_serializer=service_dot_wire_dot_pb_dot_pose__pb2.Skeleton.SerializeToString,
+                    request_deserializer=lgm__pose_dot_v1_dot_pose__pb2.GetSkeletonRequest.FromString,
+                    response_serializer=lgm__pose_dot_v1_dot_pose__pb2.Skeleton.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -105,7 +105,7 @@ def add_PoseServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class PoseService:
+class PoseService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -123,8 +123,8 @@ class PoseService:
             request,
             target,
             '/pose.v1.PoseService/Estimate',
-            service_dot_wire_dot_pb_dot_pose__pb2.EstimateRequest.SerializeToString,
-            service_dot_wire_dot_pb_dot_pose__pb2.EstimateResponse.FromString,
+            lgm__pose_dot_v1_dot_pose__pb2.EstimateRequest.SerializeToString,
+            lgm__pose_dot_v1_dot_pose__pb2.EstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -150,8 +150,8 @@ class PoseService:
             request_iterator,
             target,
             '/pose.v1.PoseService/EstimateStream',
-            service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamRequest.SerializeToString,
-            service_dot_wire_dot_pb_dot_pose__pb2.EstimateStreamResponse.FromString,
+            lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamRequest.SerializeToString,
+            lgm__pose_dot_v1_dot_pose__pb2.EstimateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -177,8 +177,8 @@ class PoseService:
             request,
             target,
             '/pose.v1.PoseService/GetSkeleton',
-            service_dot_wire_dot_pb_dot_pose__pb2.GetSkeletonRequest.SerializeToString,
-            service_dot_wire_dot_pb_dot_pose__pb2.Skeleton.FromString,
+            lgm__pose_dot_v1_dot_pose__pb2.GetSkeletonRequest.SerializeToString,
+            lgm__pose_dot_v1_dot_pose__pb2.Skeleton.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,13 +7,19 @@ from typing import Self
 
 import grpc
 
-from service.client.credentials import ANYBODY, Credentials
-from service.client.errors import service_error
-from service.client.reconnecting import ReconnectingStream
-from service.streaming.frames import Answer, StreamConfig, StreamFrame
-from service.types import Options, Poses
-from service.wire.messages import config_message, frame_message, options_message, read_answer, read_poses
-from service.wire.pb import pose_pb2, pose_pb2_grpc
+from lgm_pose_client.credentials import ANYBODY, Credentials
+from lgm_pose_client.errors import service_error
+from lgm_pose_client.frames import Answer, StreamConfig, StreamFrame
+from lgm_pose_client.messages import (
+    config_message,
+    estimate_message,
+    frame_message,
+    read_answer,
+    read_poses,
+)
+from lgm_pose_client.pb import pose_pb2, pose_pb2_grpc
+from lgm_pose_client.reconnecting import ReconnectingStream
+from lgm_pose_client.types import Options, Poses
 
 ADDRESS = "127.0.0.1:50051"
 # grpc itself would wait up to two minutes before it tries a broken connection again
@@ -33,7 +39,7 @@ class GrpcClient:
 
     def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """The persons of an encoded image."""
-        request = _request(image, options)
+        request = estimate_message(image, options or Options())
         try:
             answer = self._stub.Estimate(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -78,7 +84,7 @@ class AsyncGrpcClient:
 
     async def estimate(self, image: bytes, options: Options | None = None) -> Poses:
         """See GrpcClient."""
-        request = _request(image, options)
+        request = estimate_message(image, options or Options())
         try:
             answer = await self._stub.Estimate(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -107,7 +113,3 @@ class AsyncGrpcClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._channel.close()
-
-
-def _request(image: bytes, options: Options | None) -> pose_pb2.EstimateRequest:
-    return pose_pb2.EstimateRequest(image=image, options=options_message(options or Options()))

@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import simplejpeg
+from lgm_pose_client.frames import StreamFrame
+from lgm_pose_client.pictures import encode
 
-from service.streaming.frames import StreamFrame
-
-_QUALITY = 90
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _WEBCAM = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}
 _TIMEOUT_S = 10.0
@@ -101,7 +99,7 @@ def _decoded(name: str, kind: str | None = None) -> Iterator[StreamFrame]:
     try:
         import av
     except ImportError:
-        raise ValueError("videos and cameras need PyAV: install lgm-pose[client]") from None
+        raise ValueError("videos and cameras need PyAV: pip install 'lgm-pose-client[video]'") from None
     options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
     try:
         container = av.open(name, "r", format=kind, options=options, timeout=_TIMEOUT_S)
@@ -113,8 +111,6 @@ def _decoded(name: str, kind: str | None = None) -> Iterator[StreamFrame]:
     def frames() -> Iterator[StreamFrame]:
         with container:
             for index, frame in enumerate(container.decode(video=0)):
-                pixels = frame.to_ndarray(format="bgr24")
-                data = simplejpeg.encode_jpeg(pixels, quality=_QUALITY, colorspace="BGR")
-                yield StreamFrame(index, data, frame.time)
+                yield StreamFrame(index, encode(frame.to_image()), frame.time)
 
     return frames()

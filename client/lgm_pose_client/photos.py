@@ -1,20 +1,21 @@
 """Many photos over REST, a few at a time."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import orjson
 from tqdm import tqdm
 
-from service.client.credentials import Credentials
-from service.client.errors import ServiceError
-from service.client.http import AsyncHttpClient
-from service.core.coco import CocoResult, coco_results
-from service.core.drawing import draw
-from service.types import Options, Poses
+from lgm_pose_client.coco import CocoResult, coco_results
+from lgm_pose_client.credentials import Credentials
+from lgm_pose_client.drawing import draw_person
+from lgm_pose_client.errors import ServiceError
+from lgm_pose_client.http import AsyncHttpClient
+from lgm_pose_client.pictures import decode, encode
+from lgm_pose_client.types import Options, Poses
 
 _AT_ONCE = 4
 
@@ -45,7 +46,7 @@ async def estimate_photos(
                 data = await asyncio.to_thread(photo.read_bytes)
                 poses = await client.estimate(data, options)
                 if folder is not None:
-                    drawn = await asyncio.to_thread(draw, data, poses.persons)
+                    drawn = await asyncio.to_thread(_drawn, data, poses)
                     (folder / f"{photo.stem}.jpg").write_bytes(drawn)
                 return poses
 
@@ -61,7 +62,7 @@ async def estimate_photos(
                     failed += 1
                     continue
                 if coco:
-                    results += [replace(each, image_id=index) for each in coco_results([poses])]
+                    results += coco_results(index, poses)
                 else:
                     _print({"file": str(photo), **asdict(poses)})
         finally:
@@ -73,5 +74,12 @@ async def estimate_photos(
     return not failed
 
 
+def _drawn(data: bytes, poses: Poses) -> bytes:
+    image = decode(data)
+    for person in poses.persons:
+        draw_person(image, person)
+    return encode(image)
+
+
 def _print(value: object) -> None:
-    print(orjson.dumps(value).decode(), flush=True)
+    print(json.dumps(value), flush=True)

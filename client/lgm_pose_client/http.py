@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import httpx
-from pydantic import TypeAdapter
 
-from service.client.credentials import ANYBODY, Credentials
-from service.client.errors import ServiceError
-from service.streaming.frames import Answer, Counts, Dropped, Failed, Outcome, StreamConfig
-from service.types import Options, Person, Poses, Timings, TrackedPerson
+from lgm_pose_client.credentials import ANYBODY, Credentials
+from lgm_pose_client.errors import ServiceError
+from lgm_pose_client.frames import Answer, StreamConfig
+from lgm_pose_client.types import Options, Poses
 
 URL = "http://127.0.0.1:8000"
-_PERSONS: TypeAdapter[tuple[Person, ...]] = TypeAdapter(tuple[TrackedPerson | Person, ...])
 _CHUNK = 64 * 1024
 
 
@@ -119,7 +118,7 @@ def _image(image: bytes, options: Options | None, accept: str) -> dict[str, Any]
     return {
         "url": "/v1/poses",
         "content": image,
-        "params": {"min_score": chosen.min_score, "max_persons": chosen.max_persons},
+        "params": asdict(chosen),
         "headers": {"accept": accept, "content-type": "image/*"},
     }
 
@@ -130,8 +129,7 @@ def _video(config: StreamConfig | None) -> dict[str, Any]:
     return {
         "url": "/v1/videos",
         "params": {
-            "min_score": chosen.options.min_score,
-            "max_persons": chosen.options.max_persons,
+            **asdict(chosen.options),
             "tracking": chosen.tracking,
             "smoothing": chosen.smoothing,
             "detect_every": chosen.detect_every,
@@ -159,23 +157,11 @@ def _unreachable(error: httpx.TransportError) -> ServiceError:
 
 
 def _poses(response: httpx.Response) -> Poses:
-    return _read_poses(response.json()["results"][0])
-
-
-def _read_poses(poses: dict[str, Any]) -> Poses:
-    persons = _PERSONS.validate_python(poses["persons"])
-    return Poses(poses["width"], poses["height"], persons, Timings(**poses["timings"]))
+    return Poses.from_json(response.json()["results"][0])
 
 
 def _answer(line: dict[str, Any]) -> Answer:
     """An answer of a line of JSON. Raises ServiceError for a last line that tells a failure."""
     if "frame_id" not in line:
         raise ServiceError(line["error"]["code"], line["error"]["message"])
-    outcome: Outcome
-    if "poses" in line:
-        outcome = _read_poses(line["poses"])
-    elif "dropped" in line:
-        outcome = Dropped(**line["dropped"])
-    else:
-        outcome = Failed(**line["error"])
-    return Answer(line["frame_id"], outcome, Counts(**line["counts"]))
+    return Answer.from_json(line)

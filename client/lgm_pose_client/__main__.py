@@ -1,4 +1,4 @@
-"""`python -m service.client`: photos over REST; with `stream`, cameras and videos over gRPC."""
+"""The command `lgm-pose-client`: photos over REST; with `stream`, cameras and videos over gRPC."""
 
 import argparse
 import asyncio
@@ -6,15 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from service.client.credentials import Credentials
-from service.client.errors import ServiceError
-from service.client.grpc import ADDRESS
-from service.client.http import URL
-from service.client.live import run_stream
-from service.client.photos import estimate_photos
-from service.errors import PoseError
-from service.streaming.frames import Policy, StreamConfig
-from service.types import Options
+from lgm_pose_client.credentials import Credentials
+from lgm_pose_client.errors import ServiceError
+from lgm_pose_client.frames import Policy, StreamConfig
+from lgm_pose_client.grpc import ADDRESS
+from lgm_pose_client.http import URL
+from lgm_pose_client.live import run_stream
+from lgm_pose_client.photos import estimate_photos
+from lgm_pose_client.types import Options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
             _stream(given[1:])
         else:
             _photos(given)
-    except (ServiceError, PoseError, ValueError, OSError) as error:
+    except (ServiceError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -33,9 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _photos(given: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m service.client",
+        prog="lgm-pose-client",
         description="The persons of photos, as JSON on standard output.",
-        epilog="`python -m service.client stream --help` tells of cameras and videos.",
+        epilog="`lgm-pose-client stream --help` tells of cameras and videos.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG or WebP files")
     parser.add_argument("--url", default=URL, help="the service's address [%(default)s]")
@@ -62,7 +61,7 @@ def _photos(given: list[str]) -> None:
 
 def _stream(given: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m service.client stream", description="The persons of a camera or a video, live."
+        prog="lgm-pose-client stream", description="The persons of a camera or a video, live."
     )
     parser.add_argument("source", help="webcam's number, video file, rtsp:// URL or folder of pictures")
     parser.add_argument(

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import grpc
 from grpc.aio import StreamStreamCall
 
-from service.client.errors import STATUS_LOST, service_error
-from service.streaming.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
-from service.wire.messages import config_message, frame_message, read_answer
+from lgm_pose_client.errors import STATUS_LOST, service_error
+from lgm_pose_client.frames import Answer, Counts, Failed, Outcome, StreamConfig, StreamFrame
+from lgm_pose_client.messages import config_message, frame_message, read_answer
 
 Call: TypeAlias = "StreamStreamCall[Any, Any]"
 LOST = "connection_lost"
@@ -71,7 +71,7 @@ class ReconnectingStream:
             async for message in call:
                 answer = read_answer(message)
                 self._unanswered.popleft()
-                yield self._counted(answer.frame_id, answer.outcome)
+                yield self._counted(answer.frame_id, answer.outcome, answer.time)
         finally:
             sender.cancel()
             call.cancel()
@@ -92,9 +92,9 @@ class ReconnectingStream:
         while self._unanswered:
             yield self._counted(self._unanswered.popleft(), Failed(LOST, error.details() or LOST))
 
-    def _counted(self, frame_id: int, outcome: Outcome) -> Answer:
+    def _counted(self, frame_id: int, outcome: Outcome, time: float | None = None) -> Answer:
         self._counts = self._counts.with_one(outcome)
-        return Answer(frame_id, outcome, self._counts)
+        return Answer(frame_id, outcome, self._counts, time)
 
 
 def _passes(error: grpc.RpcError) -> bool:

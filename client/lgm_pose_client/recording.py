@@ -5,21 +5,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
+from PIL import Image
 
-from service.core.drawing import draw_person
-from service.core.image import decode
-from service.errors import InvalidImage
-from service.streaming.frames import Answer, StreamFrame
-from service.types import Image, Person, Poses, TrackedPerson
+from lgm_pose_client.drawing import draw_person
+from lgm_pose_client.frames import Answer, StreamFrame
+from lgm_pose_client.pictures import decode
+from lgm_pose_client.types import Person, Poses
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
 
 _TICKS = 90_000  # a second
 _UNTIMED_FPS = 25
-_WHITE, _FONT = (255, 255, 255), cv2.FONT_HERSHEY_SIMPLEX
 
 
 class AnnotatedVideo:
@@ -46,10 +43,10 @@ class AnnotatedVideo:
             self._persons = answer.outcome.persons
         try:
             image = decode(frame.picture)
-        except InvalidImage:
+        except ValueError:
             return
         for person in self._persons:
-            _annotate(image, person)
+            draw_person(image, person)
         self._write(image, frame)
 
     def close(self) -> None:
@@ -58,13 +55,13 @@ class AnnotatedVideo:
             self._container.mux(self._stream.encode())
         self._container.close()
 
-    def _write(self, image: Image, frame: StreamFrame) -> None:
+    def _write(self, image: Image.Image, frame: StreamFrame) -> None:
         from av import VideoFrame
 
-        height, width = (side - side % 2 for side in image.shape[:2])  # as yuv420p needs
+        width, height = (side - side % 2 for side in image.size)  # as yuv420p needs
         if self._written < 0:
             self._stream.width, self._stream.height = width, height
-        picture = VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="bgr24")
+        picture = VideoFrame.from_image(image.crop((0, 0, width, height)))
         picture.pts, picture.time_base = self._tick(frame), Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(picture))
         self._written = picture.pts
@@ -81,16 +78,8 @@ def open_annotated(path: Path) -> AnnotatedVideo:
     try:
         import av
     except ImportError:
-        raise ValueError("annotated videos need PyAV: install lgm-pose[client]") from None
+        raise ValueError("annotated videos need PyAV: pip install 'lgm-pose-client[video]'") from None
     try:
         return AnnotatedVideo(av.open(str(path), "w"))
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be written: {error}") from error
-
-
-def _annotate(image: Image, person: Person) -> None:
-    draw_person(image, person)
-    if isinstance(person, TrackedPerson):
-        x1, y1, _, _ = person.bbox
-        place = round(x1), max(12, round(y1) - 4)
-        cv2.putText(image, str(person.track_id), place, _FONT, 0.5, _WHITE, 1, cv2.LINE_AA)

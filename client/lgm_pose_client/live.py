@@ -1,20 +1,20 @@
 """A stream with a live line of its pace."""
 
+import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from service.client.credentials import Credentials
-from service.client.grpc import AsyncGrpcClient
-from service.client.recording import AnnotatedVideo, open_annotated
-from service.client.sources import eager, open_source, paced
-from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
-from service.types import Poses
+from lgm_pose_client.credentials import Credentials
+from lgm_pose_client.frames import Answer, Policy, StreamConfig, StreamFrame
+from lgm_pose_client.grpc import AsyncGrpcClient
+from lgm_pose_client.recording import AnnotatedVideo, open_annotated
+from lgm_pose_client.sources import eager, open_source, paced
+from lgm_pose_client.types import Poses
 
 _RECENT = 300  # answers whose latencies the line tells of
 
@@ -38,8 +38,9 @@ class Pace:
             self._latencies.append(seconds)
         counts = answer.counts
         shown: dict[str, object] = {"dropped": counts.dropped, "errors": counts.errors}
-        if self._latencies:
-            p50, p99 = np.percentile(self._latencies, (50, 99)) * 1000
+        if len(self._latencies) > 1:
+            percentiles = statistics.quantiles(self._latencies, n=100, method="inclusive")
+            p50, p99 = 1000 * percentiles[49], 1000 * percentiles[98]
             shown = {"p50": f"{p50:.0f} ms", "p99": f"{p99:.0f} ms", **shown}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
@@ -69,7 +70,7 @@ async def run_stream(
             listeners.append(open_annotated(video))
         for listener in listeners:
             stack.callback(listener.close)
-        out = stack.enter_context(lines.open("wb")) if lines is not None else None
+        out = stack.enter_context(lines.open("w")) if lines is not None else None
 
         async def frames() -> AsyncIterator[StreamFrame]:
             async for frame in paced(source) if config.policy is Policy.LATEST else eager(source):
@@ -82,4 +83,4 @@ async def run_stream(
                 for listener in listeners:
                     listener.answered(answer)
                 if out is not None:
-                    out.write(answer.json() + b"\n")
+                    out.write(answer.json() + "\n")
