@@ -56,7 +56,7 @@ def attacked(service: Service, options: Sequence[str], connections: int) -> Iter
 def measure(service: Service, options: Sequence[str], connections: int, seconds: float) -> Figures:
     """The client before, under and after an attack. Raises RuntimeError when it is refused."""
     picture = encode(cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[::4, ::4])
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     client = partial(HttpClient, f"{service.url}/v1/poses", picture)
 
     def phase() -> Figures:

@@ -52,7 +52,7 @@ def ours(form: str | None) -> Iterator[tuple[psutil.Process, Callable[[], HttpCl
     service = Service(weights=WEIGHTS)
     try:
         client = partial(HttpClient, f"{service.url}/v1/poses", PHOTO.read_bytes(), form=form)
-        yield psutil.Process(service.inference.child.pid), client
+        yield psutil.Process(service.process.pid), client
     finally:
         service.close()
 

@@ -146,7 +146,7 @@ def peak(service: Service, api: str, seconds: float) -> dict[int, float]:
         "rest": partial(HttpClient, f"{service.url}/v1/poses", image),
         "grpc": partial(UnaryClient, service.grpc, image),
     }
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     return {number: under_load(clients[api], number, seconds, process)["per_second"] for number in CLIENTS}
 
 
@@ -161,7 +161,7 @@ def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[s
 
 def measure(service: Service, api: str, times: float, seconds: float) -> dict[str, Any]:
     """All figures of one protocol."""
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     before = peak(service, api, seconds / 6)
     capacity = max(before.values())
     used = [process_time(), cpu_seconds(process)]

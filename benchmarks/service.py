@@ -56,7 +56,7 @@ def cases(networks: str, weights: Path, clients: Sequence[int], seconds: float) 
     one = [open_pipeline(weights, threads=cpus)]
     several = [open_pipeline(weights, threads=1) for _ in range(cpus)]
     service = Service(weights=weights, max_images=2 * max(clients))
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     apis: dict[str, Callable[[], Any]] = {
         "REST": partial(HttpClient, f"{service.url}/v1/poses", image),
         "gRPC": partial(UnaryClient, service.grpc, image),

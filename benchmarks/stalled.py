@@ -60,7 +60,7 @@ async def stalled(address: str, taken: list[int]) -> None:
 
 async def measure(service: Service, cameras: int, rate: float, seconds: float, *, stall: bool) -> Figures:
     """p50 and p99 of the cameras together, in milliseconds."""
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     before, taken = process.memory_info().rss, [0]
     sender = asyncio.create_task(stalled(service.grpc, taken)) if stall else None
     last = -1

@@ -40,7 +40,8 @@ class HttpClient:
                     response.read()
                     raise _failure(response)
                 for line in response.iter_lines():
-                    yield _answer(json.loads(line))
+                    if (answer := _answer(json.loads(line))) is not None:
+                        yield answer
         except httpx.TransportError as error:
             raise _unreachable(error) from error
 
@@ -88,7 +89,8 @@ class AsyncHttpClient:
                     await response.aread()
                     raise _failure(response)
                 async for line in response.aiter_lines():
-                    yield _answer(json.loads(line))
+                    if (answer := _answer(json.loads(line))) is not None:
+                        yield answer
         except httpx.TransportError as error:
             raise _unreachable(error) from error
 
@@ -160,8 +162,10 @@ def _poses(response: httpx.Response) -> Poses:
     return Poses.from_json(response.json()["results"][0])
 
 
-def _answer(line: dict[str, Any]) -> Answer:
-    """An answer of a line of JSON. Raises ServiceError for a last line that tells a failure."""
+def _answer(line: dict[str, Any]) -> Answer | None:
+    """An answer of a line of JSON; None for the last line. Raises ServiceError where that tells a failure."""
+    if "end" in line:
+        return None
     if "frame_id" not in line:
         raise ServiceError(line["error"]["code"], line["error"]["message"])
     return Answer.from_json(line)

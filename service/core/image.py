@@ -21,6 +21,7 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
 _SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_CLOCKWISE = {0: 1, 90: 6, 180: 3, 270: 8}  # EXIF orientations by degrees
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,12 +48,16 @@ def decode(data: Picture, rotate: int = 0) -> Image:
 
     The first frame of an animation. Check it with `read_size` first. Raises InvalidImage.
     """
-    return turn(_decode(data), rotate)
+    return turn(_decode(data), _CLOCKWISE[rotate])
 
 
-def turn(image: Image, degrees: int) -> Image:
-    """The image (H, W, 3) turned clockwise by a multiple of 90 degrees, contiguous."""
-    return np.ascontiguousarray(np.rot90(image, -degrees // 90))
+def turn(image: Image, orientation: int) -> Image:
+    """The image (H, W, 3), turned and mirrored as an EXIF orientation, 1 to 8, asks; contiguous."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def _decode(data: Picture) -> Image:
@@ -61,7 +66,7 @@ def _decode(data: Picture) -> Image:
         pixels = np.frombuffer(data.data, np.uint8).reshape(data.height, data.width, 3)
         return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
     if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
-        return _upright(image, _jpeg_orientation(data))
+        return turn(image, _jpeg_orientation(data))
     pixels_only, orientation = _without_metadata(data)
     try:
         decoded = cv2.imdecode(np.frombuffer(pixels_only, np.uint8), cv2.IMREAD_COLOR)
@@ -69,7 +74,7 @@ def _decode(data: Picture) -> Image:
         raise InvalidImage("the image cannot be decoded") from error
     if decoded is None:
         raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
-    return _upright(np.asarray(decoded, np.uint8), orientation)
+    return turn(np.asarray(decoded, np.uint8), orientation)
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, int]:
@@ -187,12 +192,3 @@ def _decode_jpeg(data: bytes) -> Image | None:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", strict=False))
     except ValueError as error:
         raise InvalidImage("the image cannot be decoded: it is damaged") from error
-
-
-def _upright(image: Image, orientation: int) -> Image:
-    """The image turned and mirrored as its EXIF orientation asks."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(image[::rows, ::columns])

@@ -63,6 +63,11 @@ class FrameAnswer:
     error: Failed | None = None
 
 
+def end_json(counts: Counts, lost: int) -> bytes:
+    """The end of a video as JSON. lost: frames that could not be decoded."""
+    return orjson.dumps({"end": {"counts": counts, "lost": lost}})
+
+
 def failure_json(error: PoseError) -> bytes:
     """The end of a stream that failed as JSON."""
     return orjson.dumps({"error": Failed(error.code, str(error))})

@@ -1,7 +1,7 @@
 """Video files over REST: frames are answered while the file is read."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.http.schemas import problems
-from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, failure_json
+from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
 from service.api.http.upload import limited, receipt
 from service.core.estimator import Estimator
 from service.errors import PoseError, UnsupportedMediaType
 from service.observability.access_log import Access
 from service.streaming.frames import Answer, StreamFrame
 from service.streaming.stream import Stream
-from service.streaming.video import open_video
+from service.streaming.video import Video, open_video
 
 
 class JsonLines(StreamingResponse):
@@ -47,26 +47,26 @@ class VideoApi:
             summary="The persons of each frame of a video",
             response_class=JsonLines,
             response_model=FrameAnswer,
-            response_description="A line of JSON for each frame.",
+            response_description="A line of JSON for each frame, and one for the end.",
             responses=problems(400, 408, 413, 415, 422, 429, 500, 501, 503),
             openapi_extra=VIDEO_BODY,
         )
 
     async def videos(self, request: Request, query: Annotated[VideoQuery, Query()]) -> JsonLines:
-        """A line of JSON for each frame, in order, as soon as it is done.
+        """A line of JSON for each frame, in order, as soon as it is done; then a line that says how it ended.
 
-        Closing the connection ends the work. A failure in mid-video is told in a last line with an `error`
-        and no `frame_id`.
+        The last line has no `frame_id`. It is `end`, with `counts` and the number of frames `lost`, those
+        that cannot be decoded; or `error`, which ended the work. Closing the connection ends the work too.
         """
         config = query.config()
         file = await self._receive(request)
         access: Access = request.scope["state"]["access"]
         loop = asyncio.get_running_loop()
-        frames = await loop.run_in_executor(self.decoders, self._open, file)
+        video = await loop.run_in_executor(self.decoders, self._open, file)
         stream = Stream(self.estimator, config, api="video", ident=access.request_id)
-        answers = stream.answers(self._frames(frames))
+        answers = stream.answers(self._frames(video))
         first = await anext(answers, None)  # a stream for which there is no place gets a status of its own
-        return JsonLines(_lines(first, answers))
+        return JsonLines(_lines(first, answers, lambda: end_json(stream.counts, video.lost)))
 
     async def _receive(self, request: Request) -> BinaryIO:
         """The body as a temporary file, at its start. Raises PoseError of many kinds."""
@@ -85,7 +85,7 @@ class VideoApi:
         file.seek(0)
         return file
 
-    def _open(self, file: BinaryIO) -> Iterator[StreamFrame]:
+    def _open(self, file: BinaryIO) -> Video:
         pixels = self.estimator.max_pixels
         return open_video(file, max_seconds=self.max_seconds, max_pixels=pixels)
 
@@ -96,12 +96,15 @@ class VideoApi:
             yield frame
 
 
-async def _lines(first: Answer | None, answers: AsyncGenerator[Answer, None]) -> AsyncIterator[bytes]:
+async def _lines(
+    first: Answer | None, answers: AsyncGenerator[Answer, None], end: Callable[[], bytes]
+) -> AsyncIterator[bytes]:
     async with aclosing(answers):
         try:
             if first is not None:
                 yield first.json() + b"\n"
             async for answer in answers:
                 yield answer.json() + b"\n"
+            yield end() + b"\n"
         except PoseError as error:
             yield failure_json(error) + b"\n"
