@@ -71,7 +71,7 @@ def test_the_picture_answer_shows_the_skeleton(rest: RestClient, photo: bytes, p
         ({"files": {"image": b"x"}, "params": {"fromat": "coco"}}, 422, "fromat"),
         ({"files": {"image": b"x"}, "params": {"format": "xml"}}, 422, "format"),
         ({"files": {"image": b"x"}, "params": {"max_persons": "many"}}, 422, "max_persons"),
-        ({"json": {"image": "x"}}, 415, "application/json"),
+        ({"json": {"image": "x"}}, 415, "json.*send the bytes of an image.*base64 is not"),
         ({"content": b"x"}, 415, "none"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}}, 400, "form"),
@@ -85,6 +85,46 @@ def test_requests_out_of_order_are_refused(
     with pytest.raises(Refused, match=words) as refused:
         answer(rest.http.post("/v1/poses", **request_))  # type: ignore[arg-type]
     assert refused.value.status == status
+
+
+def form_of(*photos: bytes) -> tuple[bytes, dict[str, str]]:
+    """A form with the photos, and its content type."""
+    request = httpx.Request(
+        "POST", "http://x", files=[("image", (f"{n}.jpg", p)) for n, p in enumerate(photos)]
+    )
+    return request.read(), {"content-type": request.headers["content-type"]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_truncated_form_is_refused(rest: RestClient, photo: bytes, count: int) -> None:
+    form, headers = form_of(*[photo] * count)
+    assert len(answer(rest.http.post("/v1/poses", content=form, headers=headers))["results"]) == count
+    closing = form.rindex(b"\r\n--")
+    for cut in (form[:closing], form[: closing - 1000], form[:-4]):
+        with pytest.raises(Refused, match="the form is truncated") as refused:
+            answer(rest.http.post("/v1/poses", content=cut, headers=headers))
+        assert refused.value.status == 400
+
+
+def test_a_form_may_end_without_a_line_break(rest: RestClient, photo: bytes) -> None:
+    form, headers = form_of(photo)
+    assert answer(rest.http.post("/v1/poses", content=form.rstrip(), headers=headers))["results"]
+
+
+def test_a_form_of_too_many_parts_is_refused(rest: RestClient) -> None:
+    form, headers = form_of(*[b""] * 1001)
+    with pytest.raises(Refused, match="1000 parts"):
+        answer(rest.http.post("/v1/poses", content=form, headers=headers))
+
+
+def test_common_ways_to_send_an_image_are_taken(rest: RestClient, photo: bytes) -> None:
+    expected = rest.estimate(photo)["persons"]
+    for request in (
+        {"files": {"file": ("a.jpg", photo)}},
+        {"content": photo, "headers": {"content-type": "application/octet-stream"}},
+        {"content": photo, "headers": {"content-type": "Image/JPEG; q=1"}},
+    ):
+        assert answer(rest.http.post("/v1/poses", **request))["results"][0]["persons"] == expected
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/poses", 405), ("GET", "/v3", 404)])

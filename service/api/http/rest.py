@@ -97,7 +97,9 @@ class RestApi:
 
         All images are answered or none: one that is bad fails the request and is named in the problem.
         """
-        images = await read_images(request, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s)
+        images = await read_images(
+            request, self.decoders, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s
+        )
         picture = "image/jpeg" in request.headers.get("accept", "")
         if picture and len(images) > 1:
             raise InvalidArgument("a picture can be drawn of one image only")

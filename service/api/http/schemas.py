@@ -77,6 +77,7 @@ class Status:
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+# the field `file` is taken too; a schema cannot say that one of the two is there and not empty
 _FORM = {
     "type": "object",
     "required": ["image"],
@@ -85,13 +86,14 @@ _FORM = {
     },
     "additionalProperties": False,
 }
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG or WebP: one or more in the field `image`, or one as the body itself.",
+        "description": "JPEG, PNG or WebP: one or more as `image` or `file` of a form, or one as the body.",
         "content": {
             "multipart/form-data": {"schema": _FORM},
-            **{media_type: _BINARY for media_type in ("image/jpeg", "image/png", "image/webp")},
+            **{media_type: _BINARY for media_type in _IMAGE_TYPES},
         },
     }
 }

@@ -1,43 +1,53 @@
-"""The images in the body of an HTTP request."""
+"""The body of an HTTP request, and the images in it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from io import BytesIO
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.errors import (
-    Abandoned,
-    ImageTooLarge,
-    InvalidArgument,
-    MalformedBody,
-    PoseError,
-    ReceiptTimeout,
-    UnsupportedMediaType,
-)
+from service.api.http.form import FIELDS, read_form
+from service.errors import Abandoned, ImageTooLarge, MalformedBody, ReceiptTimeout, UnsupportedMediaType
 
-FIELD = "image"
+_MAX_CONTENT_TYPE = 256  # a boundary has at most 70 characters
 
 
-async def read_images(request: Request, *, max_bytes: int, timeout_s: float) -> list[bytes]:
-    """The encoded images of a multipart form's `image` fields, or the one that is the body itself.
+async def read_images(
+    request: Request, decoders: Executor, *, max_bytes: int, timeout_s: float
+) -> list[bytes]:
+    """The encoded images of a multipart form, or the one that is the body itself.
 
     At most max_bytes and timeout_s for the whole body. Raises PoseError of many kinds.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = limited(request, max_bytes)
-    async with receipt(timeout_s):
-        if media_type == "multipart/form-data":
-            return await _read_form(request, body, max_bytes)
-        if media_type.startswith("image/"):
-            return [b"".join([chunk async for chunk in body])]
+    content_type = request.headers.get("content-type", "")
+    # no more of it: the parser takes half a second for 64 kB of semicolons
+    kind, options = parse_options_header(content_type[:_MAX_CONTENT_TYPE])
+    if kind == b"multipart/form-data":
+        if not (boundary := options.get(b"boundary")):
+            raise MalformedBody("not a valid multipart form: its content type has no boundary")
+        body = await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)
+        return await asyncio.get_running_loop().run_in_executor(decoders, read_form, body, boundary)
+    if kind.startswith(b"image/") or kind == b"application/octet-stream":
+        return [await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)]
+    given = kind.decode(errors="replace")[:64] or "none"
     raise UnsupportedMediaType(
-        f"content type {media_type or 'none'!r} is not taken:"
-        f" send multipart/form-data with the field {FIELD!r}, or image/*"
+        f"content type {given!r} is not taken: send the bytes of an image as image/* or"
+        f" application/octet-stream, or files in the field {FIELDS[0]!r} of multipart/form-data;"
+        " base64 is not decoded here"
     )
+
+
+async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Raises ImageTooLarge, ReceiptTimeout or Abandoned."""
+    body = BytesIO()  # which gives its bytes without copying them once more
+    async with receipt(timeout_s):
+        async for chunk in limited(request, max_bytes):
+            body.write(chunk)
+    return body.getvalue()
 
 
 @asynccontextmanager
@@ -64,24 +74,3 @@ async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, Non
         if received > max_bytes:
             raise too_large
         yield chunk
-
-
-async def _read_form(request: Request, body: AsyncGenerator[bytes, None], max_bytes: int) -> list[bytes]:
-    parser = MultiPartParser(request.headers, body, max_fields=16)
-    parser.spool_max_size = max_bytes  # the limit keeps bodies in memory; nothing is written to disk
-    try:
-        form = await parser.parse()
-    except PoseError:
-        raise
-    except (MultiPartException, ValueError, KeyError) as error:
-        raise MalformedBody(f"not a sound multipart form: {getattr(error, 'message', error)}") from error
-    if unknown := sorted({name for name, _ in form.multi_items()} - {FIELD}):
-        raise InvalidArgument(f"unknown form field {unknown[0][:64]!r}: images go into {FIELD!r}")
-    files = [value for _, value in form.multi_items()]
-    if not files:
-        raise InvalidArgument(f"the form has no field {FIELD!r}")
-    return [await file.read() if isinstance(file, UploadFile) else _refuse_text() for file in files]
-
-
-def _refuse_text() -> bytes:
-    raise InvalidArgument(f"the form field {FIELD!r} is text, not a file: give the part a filename")

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from service.api.http.disconnect import while_connected
 from service.api.http.problem import pose_problem
 from service.api.http.schemas import problems
-from service.api.http.upload import limited, receipt
+from service.api.http.upload import read_body
 from service.api.openinference.json_tensors import (
     LENGTH_HEADER,
     InferAnswer,
@@ -192,8 +192,7 @@ class OpenInferenceApi:
         shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
         `Inference-Header-Content-Length` then tells.
         """
-        async with receipt(self.receipt_timeout_s):
-            body = b"".join([chunk async for chunk in limited(request, self.max_body_bytes)])
+        body = await read_body(request, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s)
         # large JSON is parsed beside the event loop
         asked, tensors = await asyncio.get_running_loop().run_in_executor(
             self.decoders, read_request, body, request.headers.get(LENGTH_HEADER)
