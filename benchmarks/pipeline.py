@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.environments import python_of
 from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
-from model.baselines import PicoDet, PPTinyPose, RTMDet
-from model.evaluate import is_labelled, pose_score
+from model.baselines import picodet, pp_tinypose, rtmdet
+from model.evaluate import is_labelled
+from model.keypoints import keypoint_score
 from model.metrics import Scored, keypoint_accuracy
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor
@@ -68,12 +69,12 @@ def ours(pipeline: Pipeline, wanted: Options, data: bytes) -> Scored:
 def pair(detector: PersonPredictor, pose: PosePredictor, wanted: Options, data: bytes) -> Scored:
     """Two networks under the same rules: boxes, then poses, of at least `min_score`."""
     image = decode(data)
-    boxes, scores = detector.persons(image)
+    ((boxes, scores),) = detector.detect([image])
     likely = np.flatnonzero(scores >= wanted.min_score)[: wanted.max_persons]
     if not len(likely):
         return NOTHING
-    keypoints = pose.keypoints(image, boxes[likely])
-    scores = scores[likely] * pose_score(keypoints)
+    (keypoints,) = pose.estimate([image], [boxes[likely]])
+    scores = scores[likely] * keypoint_score(keypoints[:, :, 2])
     sure = scores >= wanted.min_score
     return keypoints[sure], scores[sure]
 
@@ -103,8 +104,8 @@ def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, Sy
     if chosen.alone:
         yield systems
         return
-    pose = PPTinyPose(chosen.peers)
-    for name, detector in (("PicoDet-S", PicoDet(chosen.peers)), ("RTMDet-nano", RTMDet(chosen.peers))):
+    pose = pp_tinypose(chosen.peers)
+    for name, detector in (("PicoDet-S", picodet(chosen.peers)), ("RTMDet-nano", rtmdet(chosen.peers))):
         systems[f"{name} + PP-TinyPose"] = local(partial(pair, detector, pose, wanted))
     with mediapipe() as one:
         yield {**systems, "MediaPipe Pose": one}

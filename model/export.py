@@ -6,7 +6,6 @@ same weights in half precision, to train further or to serve with torch.
 """
 
 import argparse
-import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from model import detector, keypoints, lgmpose
-from model.serving import ServingGraph
+from model import detector, lgmpose
+from model.artefact import Metadata
+from model.serving import ServingGraph, detector_metadata, pose_metadata
 
 Network = TypeVar("Network", bound=nn.Module)
-FORMAT = "1"
 TOLERANCE = 1e-4
 
 
@@ -36,34 +35,16 @@ def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
 
     Raises ExportError when onnxruntime and torch differ by more than TOLERANCE.
     """
-    metadata = {
-        "task": "pose",
-        "name": "lgm-pose",
-        "version": version,
-        "input_size": json.dumps(network.config.input_size),
-        "heatmap_stride": str(lgmpose.HEATMAP_STRIDE),
-        "crop_padding": str(lgmpose.CROP_PADDING),
-        "keypoint_names": json.dumps(keypoints.NAMES),
-    }
-    return _export(network, network.config.input_size, ["heatmaps"], metadata, path)
+    return _export(network, pose_metadata(network, version, _commit()), ["heatmaps"], path)
 
 
 def export_detector(network: detector.PersonDetector, path: Path, version: str) -> float:
     """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Otherwise as export_pose."""
-    metadata = {
-        "task": "detector",
-        "name": "lgm-person",
-        "version": version,
-        "input_size": json.dumps(network.config.input_size),
-        "letterbox_fill": str(detector.LETTERBOX_FILL),
-    }
-    return _export(network, network.config.input_size, ["boxes", "scores"], metadata, path)
+    return _export(network, detector_metadata(network, version, _commit()), ["boxes", "scores"], path)
 
 
-def _export(
-    network: nn.Module, size: tuple[int, int], outputs: Sequence[str], metadata: dict[str, str], path: Path
-) -> float:
-    graph = ServingGraph(network).eval()
+def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path: Path) -> float:
+    graph, size = ServingGraph(network).eval(), metadata.input_size
     image = torch.randint(
         0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -76,7 +57,7 @@ def _export(
         )  # fmt: skip
         model = onnx.load(part)
         del model.metadata_props[:]
-        onnx.helper.set_model_props(model, metadata | {"format": FORMAT, "commit": _commit()})
+        onnx.helper.set_model_props(model, metadata.entries())
         notes: list[Any] = [*model.graph.node, *model.graph.value_info]
         for item in notes:
             del item.metadata_props[:]  # the exporter's notes, with paths of this machine

@@ -7,10 +7,11 @@ from time import perf_counter
 
 import numpy as np
 
-from service.inference.detector import Detector
-from service.inference.pose import PoseEstimator
-from service.inference.runtime import Runtime, Session, model_of, open_session
-from service.types import Estimate, Frame, Models, Options
+from model.artefact import DetectorMetadata, Metadata, PoseMetadata
+from model.topdown import Detector, PoseEstimator
+from service.inference.persons import find_boxes, find_persons
+from service.inference.runtime import Runtime, Session, open_session
+from service.types import Estimate, Frame, Model, Models, Options
 
 
 class Pipeline:
@@ -22,8 +23,9 @@ class Pipeline:
 
     def __init__(self, detector: Session, pose: Session, *, threads: int = 1) -> None:
         """threads: that the sessions run on."""
-        self._detector, self._pose = Detector(detector), PoseEstimator(pose)
-        self.models = Models(pose=model_of(pose), detector=model_of(detector))
+        self._detector = Detector(detector.run, DetectorMetadata.read(detector.metadata))
+        self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
+        self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         if detector.single is not detector and pose.single is not pose:
@@ -38,13 +40,15 @@ class Pipeline:
 
     def _together(self, frames: Sequence[Frame]) -> list[Estimate]:
         start = perf_counter()
-        detected = self._detector.detect(frames)
+        detected = find_boxes(self._detector, frames)
         between = perf_counter()
-        persons = self._pose.estimate(frames, detected)
+        images, boxes = [frame.image for frame in frames], [each.boxes for each in detected]
+        keypoints = self._pose.estimate(images, boxes)
+        persons = [find_persons(*each) for each in zip(frames, detected, keypoints, strict=True)]
         end = perf_counter()
         return [
-            Estimate(each, crops=len(boxes.boxes), detect=between - start, pose=end - between)
-            for each, boxes in zip(persons, detected, strict=True)
+            Estimate(each, crops=len(boxes), detect=between - start, pose=end - between)
+            for each, boxes in zip(persons, boxes, strict=True)
         ]
 
     def alive(self) -> bool:
@@ -57,6 +61,11 @@ class Pipeline:
 
     def close(self) -> None:
         """Nothing needs an end; the memory is given back with the object."""
+
+
+def _model(metadata: Metadata) -> Model:
+    """What a network is called."""
+    return Model(metadata.name, metadata.version, metadata.commit)
 
 
 def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:

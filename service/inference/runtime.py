@@ -1,7 +1,6 @@
 """An ONNX file becomes a session that runs it."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,17 +8,11 @@ from typing import Literal, Protocol
 import numpy as np
 import onnxruntime
 
+from model.artefact import KINDS, MetadataError, Task
 from service.errors import ArtefactError
-from service.types import Floats, Image, Model
+from service.types import Floats, Image
 
-Task = Literal["pose", "detector"]
 Runtime = Literal["onnx", "torch"]
-FORMAT = "1"
-_COMMON = ("name", "version", "commit", "input_size")
-_REQUIRED = {
-    "pose": (*_COMMON, "heatmap_stride", "crop_padding", "keypoint_names"),
-    "detector": (*_COMMON, "letterbox_fill"),
-}
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 
@@ -115,15 +108,17 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
         session = TorchSession(path, task, threads=threads)
     else:
         session = OnnxSession(path, threads=threads)
-    check(session.metadata, task, path)
     try:
-        picture = _colours(*input_size(session))
+        metadata = KINDS[task].read(session.metadata)
+    except MetadataError as error:
+        raise ArtefactError(f"{path}: {error}") from error
+    try:
+        picture = _colours(*metadata.input_size)
         outputs = session.run(picture)
-        fit = _fit(outputs, session, task)
         session.run(np.repeat(picture, threads, 0))  # warms what batches take
     except Exception as error:
         raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
-    if not fit:
+    if not metadata.fits([output.shape for output in outputs]):
         raise ArtefactError(f"{path}: its outputs are not those of a {task}")
     if not all(np.isfinite(output).all() for output in outputs):
         raise ArtefactError(f"{path}: its outputs are not finite")
@@ -133,40 +128,6 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
 def _colours(height: int, width: int) -> Image:
     """A picture (1, height, width, 3) of many colours."""
     return np.resize(np.arange(251, dtype=np.uint8), (1, height, width, 3))
-
-
-def _fit(outputs: Sequence[Floats], session: Session, task: Task) -> bool:
-    """Whether outputs for one image have the shapes that a network for `task` gives."""
-    height, width = input_size(session)
-    match [output.shape for output in outputs]:
-        case [(1, keypoints, rows, columns)] if task == "pose":
-            stride = int(session.metadata["heatmap_stride"])
-            names = json.loads(session.metadata["keypoint_names"])
-            return (keypoints, rows * stride, columns * stride) == (len(names), height, width)
-        case [(1, boxes, 4), (1, scores)] if task == "detector":
-            return bool(boxes == scores)
-    return False
-
-
-def check(metadata: Mapping[str, str], task: Task, path: Path) -> None:
-    """Raises ArtefactError unless the metadata of `path` are those of a network for `task`."""
-    if metadata.get("format") != FORMAT:
-        raise ArtefactError(f"{path}: format {metadata.get('format')!r}, this service reads {FORMAT!r}")
-    if metadata.get("task") != task:
-        raise ArtefactError(f"{path}: made for task {metadata.get('task')!r}, not {task!r}")
-    if missing := [key for key in _REQUIRED[task] if key not in metadata]:
-        raise ArtefactError(f"{path}: metadata without {', '.join(missing)}")
-
-
-def input_size(session: Session) -> tuple[int, int]:
-    """Height and width in pixels of the images that a network takes."""
-    height, width = json.loads(session.metadata["input_size"])
-    return int(height), int(width)
-
-
-def model_of(session: Session) -> Model:
-    """What a network is called."""
-    return Model(*(session.metadata[key] for key in ("name", "version", "commit")))
 
 
 def _first_line(error: Exception) -> str:

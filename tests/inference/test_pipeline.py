@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.artefact import DetectorMetadata
 from model.geometry import letterbox
 from model.keypoints import NAMES
+from model.topdown import Detector
 from service.errors import ArtefactError
-from service.inference.detector import Detector
+from service.inference.persons import find_boxes
 from service.inference.pipeline import Pipeline, open_pipeline
 from service.inference.runtime import OnnxSession
-from service.types import Floats, Frame, Image, Options
+from service.types import Boxes, Floats, Frame, Image, Options
 from tests.support.networks import BOX, save_networks
 from tests.support.service import Pixels
 
@@ -86,16 +88,17 @@ def test_heatmaps_without_a_finite_number_still_give_valid_json(tmp_path: Path) 
     assert "NaN" not in json.dumps([person.bbox, person.keypoints])
 
 
-class Boxes:
-    """A detector network that finds what it is told."""
+def finder(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> Detector:
+    """A detector whose network gives these boxes and scores."""
 
-    def __init__(self, boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> None:
-        self.metadata = {"input_size": "[320, 320]", "letterbox_fill": "114"}
-        self._outputs = np.array([boxes], np.float32), np.array([scores], np.float32)
-
-    def run(self, images: Image) -> tuple[Floats, ...]:
+    def run(images: Image) -> tuple[Floats, ...]:
         assert images.shape == (1, 320, 320, 3)
-        return self._outputs
+        return np.array([boxes], np.float32), np.array([scores], np.float32)
+
+    metadata = DetectorMetadata(
+        name="finder", version="", commit="", input_size=(320, 320), letterbox_fill=114
+    )
+    return Detector(run, metadata)
 
 
 def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
@@ -112,24 +115,36 @@ def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
         [110, 110, 120, 140],
     ]
     scores = [0.7, 0.9, 0.8, 0.99, 0.99, nan, 0.9, 0.9, 0.01]
-    (found,) = Detector(Boxes(boxes, scores)).detect([frame(np.zeros((320, 320, 3), np.uint8))])
-    assert found.boxes.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    ((found, sure),) = finder(boxes, scores).detect([np.zeros((320, 320, 3), np.uint8)])
+    assert found.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
+    assert sure.tolist() == pytest.approx([0.9, 0.8])
 
 
 def test_no_more_persons_than_wanted() -> None:
     boxes = [[10.0 * i, 0, 10 * i + 8, 20] for i in range(30)]
-    network = Boxes(boxes, [0.5 + i / 100 for i in range(30)])
-    (found,) = Detector(network).detect([frame(np.zeros((320, 320, 3), np.uint8), max_persons=3)])
+    detector = finder(boxes, [0.5 + i / 100 for i in range(30)])
+    image = np.zeros((320, 320, 3), np.uint8)
+    (found,) = find_boxes(detector, [frame(image, max_persons=3)])
     assert found.boxes[:, 0].tolist() == [290, 280, 270]
+    (found,) = find_boxes(detector, [frame(image, min_score=0.775)])
+    assert found.boxes[:, 0].tolist() == [290, 280]
+
+
+def test_boxes_that_a_frame_brings_stay_as_they_are() -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+    given = Boxes(np.array([[1, 2, 3, 4]], np.float32), np.array([0.01], np.float32))
+    seen, unseen = Frame(image, Options(), given), Frame(image, Options())
+    first, second, third = find_boxes(finder([[0, 0, 10, 10]], [0.9]), [seen, unseen, seen])
+    assert first is given and third is given
+    assert second.boxes.tolist() == [[0, 0, 10, 10]]
 
 
 def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
     for shape in ((1, 1), (1, 32_766), (32_766, 1), (2, 20_000)):
         pipeline.run([frame(np.full((*shape, 3), 255, np.uint8))])
-    canvas, scale = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
+    canvas, affine = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
     assert canvas.shape == (320, 320, 3)
-    assert scale == pytest.approx(320 / 32_766)
+    assert affine[0, 0] == pytest.approx(320 / 32_766)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +156,10 @@ def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
         ({"name": None, "commit": None}, "without name, commit"),
         ({"letterbox_fill": None}, "letterbox_fill"),
         ({"heatmap_stride": None}, "heatmap_stride"),
-        ({"keypoint_names": json.dumps(NAMES[::-1])}, "keypoints"),
+        ({"keypoint_names": json.dumps(NAMES[::-1])}, "keypoints other than COCO's need keypoint_edges"),
         ({"input_size": "[64, 64]"}, "cannot be run"),
-        ({"input_size": "wide"}, "cannot be run"),
+        ({"input_size": "wide"}, "input_size 'wide' cannot be read"),
+        ({"fit": "somewhere"}, "fit 'somewhere' cannot be read"),
     ],
 )
 def test_a_network_with_other_metadata_is_refused(

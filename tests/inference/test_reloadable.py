@@ -57,7 +57,7 @@ def test_a_child_answers_as_the_pipeline_does(
 def test_what_a_batch_fails_by_is_told_and_the_child_lives_on(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*detector\.py"):
+    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*topdown\.py"):
         child.run([Frame(frames[0].image[:0], Options())])
     assert child.alive()
     assert child.run(frames)[0].persons

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, pose_score
+from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy
 from model.geometry import Floats, Pixels
 from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
 from model.scenes import Scene, read_shards
@@ -33,14 +33,6 @@ def labelled() -> list[Scene]:
     return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
-def test_a_pose_is_as_sure_as_its_sure_keypoints() -> None:
-    keypoints = np.zeros((3, 17, 3), np.float32)
-    keypoints[0, :, 2] = 0.5
-    keypoints[1, :4, 2], keypoints[1, 4:, 2] = 0.8, 0.19
-    keypoints[2, :, 2] = 0.1
-    np.testing.assert_allclose(pose_score(keypoints), [0.5, 0.8, 0.0], atol=1e-6)
-
-
 class Teller:
     """A pose network that knows the labels, and notes what it is asked."""
 
@@ -48,12 +40,13 @@ class Teller:
         self.labels = [p for s in scenes for p in s.persons]
         self.asked: list[list[float]] = []
 
-    def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
-        self.asked += boxes.tolist()
-        nearest = [min(self.labels, key=lambda p: float(np.abs(p.box - box).sum())) for box in boxes]
+    def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+        (wanted,) = boxes
+        self.asked += wanted.tolist()
+        nearest = [min(self.labels, key=lambda p: float(np.abs(p.box - box).sum())) for box in wanted]
         found = np.stack([p.keypoints for p in nearest])
         found[..., 2] = 1
-        return found
+        return [found]
 
 
 def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) -> None:
@@ -91,9 +84,9 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
     class Fixed:
         seen = 0
 
-        def persons(self, image: Pixels) -> Scored:
+        def detect(self, images: Sequence[Pixels]) -> list[Scored]:
             self.seen += 1
-            return np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32)
+            return [(np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32))]
 
     fixed = Fixed()
     scenes = [labelled[0], replace(labelled[1], boxes_complete=False), scene(99, [])]
@@ -187,13 +180,13 @@ def val_photos(n: int) -> list[Scene]:
 
 @pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not at hand")
 def test_published_networks_are_fed_as_they_expect() -> None:
-    from model.baselines import MoveNetLightning, PicoDet, PPTinyPose, RTMDet
+    from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 
     cv2.setNumThreads(1)
     scenes, folder = val_photos(8), SHARED / "teachers"
-    plain = pose_accuracy(PPTinyPose(folder), scenes).ap
+    plain = pose_accuracy(pp_tinypose(folder), scenes).ap
     assert plain > 0.6
-    assert pose_accuracy(PPTinyPose(folder, flip=True), scenes).ap > plain - 0.03
+    assert pose_accuracy(pp_tinypose(folder, flip=True), scenes).ap > plain - 0.03
     assert pose_accuracy(MoveNetLightning(folder), scenes).ap > 0.25
-    assert person_accuracy(PicoDet(folder), scenes).ap > 0.3
-    assert person_accuracy(RTMDet(folder), scenes).ap > 0.3
+    assert person_accuracy(picodet(folder), scenes).ap > 0.3
+    assert person_accuracy(rtmdet(folder), scenes).ap > 0.3

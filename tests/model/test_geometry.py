@@ -3,13 +3,16 @@ import numpy as np
 import pytest
 
 from model.geometry import (
+    Alignment,
+    Fit,
     box_to_affine,
     crop,
     decode_heatmaps,
+    decode_simcc,
     encode_heatmaps,
     invert,
     letterbox,
-    non_maximum_suppression,
+    nms,
     transform,
 )
 from model.keypoints import FLIP_INDEX, FLIP_PAIRS, NAMES
@@ -65,30 +68,80 @@ def test_outside_the_image_is_black() -> None:
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (100, 90), (320, 320), (1000, 3)])
 def test_letterbox_keeps_the_aspect_at_the_top_left(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 255, np.uint8)
-    canvas, scale = letterbox(image, (320, 320), 114)
-    assert canvas.shape == (320, 320, 3) and scale == 320 / max(shape)
+    canvas, affine = letterbox(image, (320, 320), 114)
+    scale = 320 / max(shape)
+    np.testing.assert_allclose(affine, [[scale, 0, 0], [0, scale, 0]], rtol=1e-6)
+    assert canvas.shape == (320, 320, 3)
     height, width = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
     assert (canvas[:height, :width] == 255).all()
     assert (canvas[height:] == 114).all() and (canvas[:, width:] == 114).all()
 
 
-def test_the_letterbox_scale_leads_back_to_the_image() -> None:
-    image = np.zeros((400, 600, 3), np.uint8)
-    image[100:200, 300:450] = 255
-    canvas, scale = letterbox(image, (320, 320), 114)
-    rows, columns = np.nonzero(canvas[:213, :, 0] > 127)
-    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scale
-    np.testing.assert_allclose(box, [300, 100, 450, 200], atol=1 / scale)
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("shape", [(400, 600), (600, 470), (200, 190)])
+def test_the_letterbox_affine_leads_back_to_the_image(fit: Fit, shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    image[100:170, 60:150] = 255
+    canvas, affine = letterbox(image, (320, 288), 50, fit)
+    assert canvas.shape == (320, 288, 3)
+    rows, columns = np.nonzero(canvas[:, :, 0] > 127)
+    corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
+    back = transform(corners, invert(affine))
+    np.testing.assert_allclose(back, [[60, 100], [150, 170]], atol=1.01 / affine[[0, 1], [0, 1]].min())
+
+
+def test_an_image_lies_at_the_top_left_in_the_middle_or_everywhere() -> None:
+    image = np.zeros((200, 400, 3), np.uint8)
+    filled = {fit: letterbox(image, (320, 320), 50, fit)[0][:, 0, 0] == 50 for fit in Fit}
+    assert np.flatnonzero(~filled[Fit.TOP_LEFT]).tolist() == list(range(160))
+    assert np.flatnonzero(~filled[Fit.CENTRED]).tolist() == list(range(80, 240))
+    assert not filled[Fit.STRETCH].any()
 
 
 def test_suppression_keeps_the_best_of_each_heap() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [1, 0, 11, 10], [0, 0, 10, 20], [51, 50, 61, 60]])
     scores = np.array([0.5, 0.9, 0.8, 0.3, 0.4], np.float32)
     # intersection over union: 0 with 2: 90 / 110; 3 with 2: 90 / 210; 4 with 1: 90 / 110
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.6).tolist() == [1, 2, 3]
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.4).tolist() == [1, 2]
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.9).tolist() == [1, 2, 0, 4, 3]
-    assert non_maximum_suppression(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.6).shape == (0,)
+    assert nms(boxes.astype(np.float32), scores, 0.6).tolist() == [1, 2, 3]
+    assert nms(boxes.astype(np.float32), scores, 0.4).tolist() == [1, 2]
+    assert nms(boxes.astype(np.float32), scores, 0.9).tolist() == [1, 2, 0, 4, 3]
+    assert nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.6).shape == (0,)
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_each_alignment_places_the_crop_in_its_box(alignment: Alignment) -> None:
+    """The published definitions: which crop pixels are on the borders of the box."""
+    affine = box_to_affine((100, 50, 196, 178), SIZE, 1.0, alignment)  # the aspect of the crop: 96 x 128
+    corners = transform(np.array([[100, 50], [196, 178]], np.float32), affine)
+    expected = {
+        Alignment.CENTRES: [[-0.5, -0.5], [191.5, 255.5]],
+        Alignment.ORIGINS: [[0, 0], [192, 256]],
+        Alignment.CORNERS: [[0, 0], [191, 255]],
+    }
+    np.testing.assert_allclose(corners, expected[alignment], atol=1e-3)
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_each_alignment_places_the_heatmap_in_the_crop(alignment: Alignment) -> None:
+    heatmaps = np.zeros((1, 2, 64, 48), np.float32)
+    heatmaps[0, 0, 0, 0], heatmaps[0, 1, 63, 47] = 1, 1
+    expected = {
+        Alignment.CENTRES: [[1.5, 1.5], [189.5, 253.5]],
+        Alignment.ORIGINS: [[0, 0], [188, 252]],
+        Alignment.CORNERS: [[0, 0], [191, 255]],
+    }
+    np.testing.assert_allclose(
+        decode_heatmaps(heatmaps, 4, alignment)[0, :, :2], expected[alignment], rtol=1e-6
+    )
+
+
+def test_classes_of_the_coordinates_are_decoded() -> None:
+    x, y = np.zeros((1, 3, 384), np.float32), np.zeros((1, 3, 512), np.float32)
+    x[0, :, [11, 200, 383]] = np.eye(3) * 0.9
+    y[0, :, [0, 301, 511]] = np.eye(3) * 1.2
+    x[0, 2], y[0, 2] = np.nan, -1
+    (found,) = decode_simcc(x, y, 0.5)
+    np.testing.assert_allclose(found, [[5.5, 0, 0.9], [100, 150.5, 0.9], [0, 0, 0]], rtol=1e-6)
 
 
 def inner_points(n: int, seed: int) -> np.ndarray:

@@ -10,9 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.geometry import Floats
-from model.keypoints import FLIP_INDEX, OKS_SIGMAS
+from model.keypoints import FLIP_INDEX, MPII, OKS_SIGMAS
 from model.metrics import PCKH_GROUPS, Scored, box_accuracy, ground_truth, keypoint_accuracy, pckh
-from model.mpii import NAMES
 from model.scenes import PersonLabel, Scene
 from tests.model.labelled import person, random_joints, random_keypoints, scene, shift
 
@@ -171,7 +170,7 @@ def test_pckh_counts_joints_within_half_a_head() -> None:
 
 def test_pckh_groups_are_mpiis_random_joints() -> None:
     for name, indices in PCKH_GROUPS.items():
-        assert {NAMES[i].removeprefix("left_").removeprefix("right_") for i in indices} <= {
+        assert {MPII.names[i].removeprefix("left_").removeprefix("right_") for i in indices} <= {
             name,
             f"{name}_top",
         }
@@ -200,7 +199,7 @@ def test_pckh_leaves_out_what_is_not_labelled() -> None:
 def test_the_mean_of_pckh_leaves_out_pelvis_and_thorax() -> None:
     label = person(1, random_joints(), head_size=20.0)
     trunk, neck = label.keypoints.copy(), label.keypoints.copy()
-    trunk[[NAMES.index("pelvis"), NAMES.index("thorax")], 0] += 300
-    neck[NAMES.index("upper_neck"), 0] += 300
+    trunk[[MPII.names.index("pelvis"), MPII.names.index("thorax")], 0] += 300
+    neck[MPII.names.index("upper_neck"), 0] += 300
     assert pckh([label], trunk[None])["mean"] == 1
     assert pckh([label], neck[None])["mean"] == pytest.approx(13 / 14)

@@ -85,8 +85,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -
     assert isinstance(run.network, LGMPose)
     with torch.no_grad():
         run.network.head.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError):
+    before = {name: value.clone() for name, value in run.network.named_parameters()}
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
         run.advance()
+    for name, value in run.network.named_parameters():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+    assert run.step == 0
 
 
 def test_paper_preset_divides_the_rate_at_epochs_200_and_240() -> None:
@@ -111,6 +115,22 @@ def test_command_line_changes_the_preset_and_asks_for_a_budget(capsys: pytest.Ca
     with pytest.raises(SystemExit):
         parse(["--preset", "cpu"])
     assert "--minutes or --epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(16, 3), (2, 4), (16, 0), (0, 1)])
+def test_a_batch_that_the_workers_cannot_share_is_refused(
+    batch: int, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", "--batch", str(batch), "--workers", str(workers)])
+    assert f"--batch {batch} is not a multiple of --workers {workers}" in capsys.readouterr().err
+
+
+def test_mpii_is_refused_as_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", "--data", str(tmp_path)])
+    assert "MPII is for evaluation only" in capsys.readouterr().err
 
 
 def test_orthogonal_brings_singular_values_near_one() -> None:
