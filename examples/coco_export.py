@@ -1,4 +1,4 @@
-"""Labels photos as a COCO data set, to correct by hand in CVAT, Label Studio or FiftyOne:
+"""Labels photos as a COCO data set for manual correction in CVAT, Label Studio or FiftyOne:
 
 python examples/coco_export.py FOLDER_OF_PHOTOS annotations.json [URL]
 """
@@ -12,11 +12,11 @@ from lgm_pose_client import HttpClient
 from lgm_pose_client.keypoints import EDGES, NAMES
 from lgm_pose_client.types import Person
 
-SEEN, HIDDEN = 0.5, 0.2  # scores above which a joint is labelled as visible, as hidden
+SEEN, HIDDEN = 0.5, 0.2  # minimum scores of joints labelled as visible and as hidden
 
 
 def annotation(person: Person) -> dict[str, Any]:
-    """A person as a COCO annotation, but for its ids."""
+    """A person as a COCO annotation without ids."""
     keypoints: list[float] = []
     for x, y, score in person.keypoints:
         visibility = 2 if score >= SEEN else 1 if score >= HIDDEN else 0

@@ -1,6 +1,6 @@
-"""Tells when a person lies for two seconds: python examples/fall_alert.py SOURCE [ADDRESS]
+"""Reports when a person has been lying for two seconds: python examples/fall_alert.py SOURCE [ADDRESS]
 
-SOURCE: a webcam's number, a video file, an rtsp:// URL or a folder of pictures. No medical device.
+SOURCE: a webcam's number, a video file, an rtsp:// URL or a folder of pictures. Not a medical device.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ SECONDS = 2.0
 
 
 def lies(person: Person, least_score: float = 0.3) -> bool:
-    """Whether the joints that are seen spread wider than they are high."""
+    """Whether the visible joints span more width than height."""
     joints = np.array(person.keypoints)
     seen = joints[joints[:, 2] >= least_score, :2]
     if len(seen) < 6:
@@ -29,7 +29,7 @@ def lies(person: Person, least_score: float = 0.3) -> bool:
 
 async def main(source: str, address: str = "127.0.0.1:50051") -> None:
     since: dict[int, float] = {}
-    told: set[int] = set()
+    reported: set[int] = set()
     async with AsyncGrpcClient(address) as client:
         async for answer in client.stream(paced(open_source(source)), StreamConfig(tracking=True)):
             persons = answer.outcome.persons if isinstance(answer.outcome, Poses) else ()
@@ -39,10 +39,13 @@ async def main(source: str, address: str = "127.0.0.1:50051") -> None:
                 ident, now = person.track_id, time.monotonic()
                 if not lies(person):
                     since.pop(ident, None)
-                    told.discard(ident)
-                elif now - since.setdefault(ident, now) > SECONDS and ident not in told:
-                    told.add(ident)
-                    print(f"person {ident} lies since {SECONDS:g} s (frame {answer.frame_id})", flush=True)
+                    reported.discard(ident)
+                elif now - since.setdefault(ident, now) > SECONDS and ident not in reported:
+                    reported.add(ident)
+                    print(
+                        f"person {ident} has been down for {SECONDS:g} s (frame {answer.frame_id})",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Counts squats, of each person in front of a camera: python examples/squats.py SOURCE [ADDRESS]
+"""Counts the squats of each person in front of a camera: python examples/squats.py SOURCE [ADDRESS]
 
 SOURCE: a webcam's number, a video file, an rtsp:// URL or a folder of pictures.
 """
@@ -15,11 +15,11 @@ from lgm_pose_client.sources import open_source, paced
 from lgm_pose_client.types import Person, Poses, TrackedPerson
 
 LEGS = (11, 13, 15), (12, 14, 16)  # hip, knee, ankle in COCO's order
-STANDING, SQUATTING = 155, 110  # degrees at the knee; between them nothing changes
+STANDING, SQUATTING = 155, 110  # degrees at the knee; between the two the state does not change
 
 
 def knee_angle(person: Person, least_score: float = 0.3) -> float | None:
-    """Degrees at the straighter knee, as a squat bends both; None where no leg is seen."""
+    """Degrees at the straighter knee, because a squat bends both; None if no leg is visible."""
     angles = []
     for leg in LEGS:
         hip, knee, ankle = (np.array(person.keypoints[joint]) for joint in leg)

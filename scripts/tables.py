@@ -109,10 +109,10 @@ def service() -> str:
     return f"{table((*titles, 'CPU ms', 'CPU - bare'), lines)}\n\n{about}"
 
 
-def peers() -> str:
+def other_servers() -> str:
     """Each server at each number of clients, ours first."""
-    rows, about = result("peers")
-    found = json.loads((RESULTS / "peers.json").read_text())
+    rows, about = result("other_servers")
+    found = json.loads((RESULTS / "other_servers.json").read_text())
     lines = (
         (
             row["server"],
@@ -192,7 +192,7 @@ def stalled() -> str:
     rows, about = result("stalled")
     names = "p50_ms", "p99_ms", "held_frames", "mib"
     titles = ("next to the cameras", "p50 ms", "p99 ms", "frames taken from it", "MiB grown", "p99 x alone")
-    lines = ((row["beside"], *(row["figures"][n] for n in names), row["ratios"]["p99_ms"]) for row in rows)
+    lines = ((row["next_to"], *(row["figures"][n] for n in names), row["ratios"]["p99_ms"]) for row in rows)
     return f"{table(titles, lines)}\n\n{about}"
 
 
@@ -220,7 +220,7 @@ TABLES: dict[str, Callable[[], str]] = {
         accuracy,
         network,
         service,
-        peers,
+        other_servers,
         pipeline,
         streams,
         stalled,

@@ -63,7 +63,7 @@ def test_a_fall_is_told_once_and_a_short_bow_not_at_all(service: Service, tmp_pa
     assert run("fall_alert.py", bow, service.grpc) == []
     fall = film(tmp_path / "fall.mp4", (STANDING, 1), (LYING, 5))
     (line,) = run("fall_alert.py", fall, service.grpc)
-    assert line.startswith("person 1 lies since 2 s (frame ")
+    assert line.startswith("person 1 has been down for 2 s (frame ")
     assert int(line.removesuffix(")").rsplit(" ", 1)[1]) > FPS + 2 * FPS - 2
 
 
