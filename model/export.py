@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model import detector, lgmpose
 from model.artefact import Metadata
+from model.fuse import fused
 from model.serving import ServingGraph, detector_metadata, pose_metadata
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -44,7 +45,8 @@ def export_detector(network: detector.PersonDetector, path: Path, version: str) 
 
 
 def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path: Path) -> float:
-    graph, size = ServingGraph(network).eval(), metadata.input_size
+    graph, quick = ServingGraph(network).eval(), ServingGraph(fused(network)).eval()
+    size = metadata.input_size
     image = torch.randint(
         0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -52,7 +54,7 @@ def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path
         part = Path(folder) / "graph.onnx"
         batch = torch.export.Dim("batch", min=1, max=4096)
         torch.onnx.export(
-            graph, (image,), str(part), input_names=["image"], output_names=list(outputs),
+            quick, (image,), str(part), input_names=["image"], output_names=list(outputs),
             dynamic_shapes=({0: batch},), dynamo=True, external_data=False, optimize=True, verbose=False,
         )  # fmt: skip
         model = onnx.load(part)
