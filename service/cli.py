@@ -17,7 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or SIGINT (the default)")
     commands.add_parser("doctor", help="check the set-up and say what is wrong with it")
-    options = parser.parse_args(arguments)
+    for name, text in (("estimate", "persons of photos"), ("stream", "persons of a camera or a video")):
+        commands.add_parser(name, help=f"{text}, by a service of its own", add_help=False)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command in ("estimate", "stream"):
+        from service.local import run_client
+
+        return run_client(options.command, rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "doctor":
         from service.doctor import run_doctor
 

@@ -52,6 +52,7 @@ WIRING = {
     "service.app",
     "service.cli",
     "service.doctor",
+    "service.local",
     "service.server",
 }  # they use every room
 
