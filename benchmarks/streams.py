@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--min-score", type=float, default=0.3, help="[%(default)s]")
     parser.add_argument("--threads", type=int, default=1, help="threads of a network [%(default)s]")
     chosen = parser.parse_args()
-    frames = list(islice(open_source(chosen.video).frames, chosen.frames))
+    frames = list(islice(open_source(chosen.video), chosen.frames))
     options = Options(chosen.min_score)
     plain = StreamConfig(options, Policy.ALL)
     every = StreamConfig(options, Policy.ALL, tracking=True)

@@ -5,38 +5,35 @@ SOURCE: a webcam's number, a video file, an rtsp:// URL or a folder of pictures.
 
 import asyncio
 import sys
-import time
 
-import numpy as np
-
-from lgm_pose_client import AsyncGrpcClient
-from lgm_pose_client.frames import StreamConfig
-from lgm_pose_client.sources import open_source, paced
-from lgm_pose_client.types import Person, Poses, TrackedPerson
+from lgm_pose_client import AsyncGrpcClient, Person, Poses, StreamConfig, TrackedPerson
+from lgm_pose_client.sources import open_source
 
 SECONDS = 2.0
 
 
-def lies(person: Person, least_score: float = 0.3) -> bool:
+def lies(person: Person, min_score: float = 0.3) -> bool:
     """Whether the visible joints span more width than height."""
-    joints = np.array(person.keypoints)
-    seen = joints[joints[:, 2] >= least_score, :2]
+    seen = [(x, y) for x, y, score in person.keypoints if score >= min_score]
     if len(seen) < 6:
         return False
-    width, height = np.ptp(seen, axis=0)
-    return bool(width > 1.2 * height)
+    width, height = (max(axis) - min(axis) for axis in zip(*seen, strict=True))
+    return width > 1.2 * height
 
 
-async def main(source: str, address: str = "127.0.0.1:50051") -> None:
+async def main(name: str, address: str = "127.0.0.1:50051") -> None:
     since: dict[int, float] = {}
     reported: set[int] = set()
+    source = open_source(name, report=print)
+    config = StreamConfig(policy=source.policy, tracking=True)
     async with AsyncGrpcClient(address) as client:
-        async for answer in client.stream(paced(open_source(source)), StreamConfig(tracking=True)):
+        async for answer in client.stream(source.stream(), config):
             persons = answer.outcome.persons if isinstance(answer.outcome, Poses) else ()
+            now = answer.time or 0.0
             for person in persons:
                 if not isinstance(person, TrackedPerson):
                     continue
-                ident, now = person.track_id, time.monotonic()
+                ident = person.track_id
                 if not lies(person):
                     since.pop(ident, None)
                     reported.discard(ident)

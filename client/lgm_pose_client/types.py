@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 
 BBox: TypeAlias = "tuple[float, float, float, float]"  # x1, y1, x2, y2
 Keypoint: TypeAlias = "tuple[float, float, float]"  # x, y, score
+ROTATIONS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,6 @@ class RawImage:
     width: int
     height: int
     rgb: bool = False
-
-
-Picture: TypeAlias = bytes | RawImage  # bytes: an encoded image
 
 
 def _person(value: Mapping[str, Any]) -> Person:
