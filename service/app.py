@@ -18,6 +18,7 @@ from service.api.openinference.rest import OpenInferenceApi
 from service.config import Settings
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
+from service.core.stages import Stages
 from service.inference.child import ProcessPipeline
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
@@ -35,17 +36,17 @@ def create_app(settings: Settings) -> FastAPI:
     cpus = available_cpus()
     threads = settings.threads or cpus
     worker = Worker(lambda: _open_pipeline(settings, threads))
+    decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
-        worker.run,
-        max_batch=settings.max_batch,
-        side_by_side=threads,
+        Stages(worker.run, decoders, max_pixels=settings.max_pixels).run,
+        # on a GPU one runner decodes the next batch while the other has the device
+        runners=2 if worker.batches else threads,
+        max_batch=settings.max_batch if worker.batches else 1,
         alive=worker.alive,
         restart=worker.restart,
     )
-    decoders = ThreadPoolExecutor(cpus, "decoder")
     estimator = Estimator(
         batcher,
-        decoders,
         max_images=settings.max_images,
         max_pixels=settings.max_pixels,
         timeout_s=settings.request_timeout_s,

@@ -26,8 +26,13 @@ class Settings(BaseSettings):
     worker: Literal["thread", "process"] = Field(
         default="thread", description="where the networks run; a process of its own can be lost and restarted"
     )
-    threads: int = Field(default=0, description="threads of a network; 0 takes the CPU quota", ge=0, le=1024)
-    max_batch: int = Field(default=8, description="images that run together, at most", ge=1, le=1024)
+    threads: int = Field(
+        default=0,
+        description="images that run at the same time on a CPU; 0: its quota",
+        ge=0,
+        le=1024,
+    )
+    max_batch: int = Field(default=8, description="images that run together on a GPU, at most", ge=1, le=1024)
     max_images: int = Field(
         default=64, description="images admitted at once; more are refused as overload", ge=1
     )

@@ -48,7 +48,7 @@ def read_poses(message: pose_pb2.Poses) -> Poses:
         width=message.width,
         height=message.height,
         persons=tuple(_read_person(person) for person in message.persons),
-        timings=Timings(times.decode, times.queue, times.detect, times.pose),
+        timings=Timings(times.decode, times.queue, times.detect, times.pose, times.other),
     )
 
 

@@ -47,12 +47,13 @@ class TrackedPerson(Person):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on an image; `detect` and `pose` are those of its batch."""
+    """Seconds from the arrival of an image to its answer, stage by stage; `other` is what is left."""
 
     decode: float
     queue: float
     detect: float
     pose: float
+    other: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Poses:
             value["width"],
             value["height"],
             tuple(map(_person, value["persons"])),
-            Timings(times["decode"], times["queue"], times["detect"], times["pose"]),
+            Timings(times["decode"], times["queue"], times["detect"], times["pose"], times["other"]),
         )
 
 

@@ -1,7 +1,6 @@
 """From decoded frames to persons; synchronous, and usable without a server."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
@@ -14,31 +13,17 @@ from service.inference.runtime import Runtime, Session, open_session
 from service.types import Estimate, Frame, Model, Models, Options
 
 
-class Pipeline:
-    """The detector, then LGM-Pose on each box.
+class Networks:
+    """The detector, then LGM-Pose on each box."""
 
-    On processors the frames of a batch run side by side, each from start to end on a thread of its own; fewer
-    frames than threads are worked on by all of them.
-    """
-
-    def __init__(self, detector: Session, pose: Session, *, threads: int = 1) -> None:
-        """threads: that the sessions run on."""
+    def __init__(self, detector: Session, pose: Session) -> None:
         self._detector = Detector(detector.run, DetectorMetadata.read(detector.metadata))
         self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
         self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
-        if detector.single is not detector and pose.single is not pose:
-            self._single = Pipeline(detector.single, pose.single)
-            self._pool = ThreadPoolExecutor(threads, "frames")
+        self.batches = detector.batches and pose.batches
 
     def run(self, frames: Sequence[Frame]) -> list[Estimate]:
         """The persons of each frame, the same as if it were alone."""
-        if self._pool is None or len(frames) < self._threads:
-            return self._together(frames)
-        return [estimate for (estimate,) in self._pool.map(lambda frame: self._single.run([frame]), frames)]
-
-    def _together(self, frames: Sequence[Frame]) -> list[Estimate]:
         start = perf_counter()
         detected = find_boxes(self._detector, frames)
         between = perf_counter()
@@ -50,6 +35,31 @@ class Pipeline:
             Estimate(each, crops=len(boxes), detect=between - start, pose=end - between)
             for each, boxes in zip(persons, boxes, strict=True)
         ]
+
+
+class Pipeline:
+    """The networks, for callers on one thread or on several at the same time."""
+
+    def __init__(self, alone: Networks, beside: Networks) -> None:
+        """alone: may take every processor. beside: the same on one thread, for calls at the same time."""
+        self._alone, self._beside = alone, beside
+
+    @property
+    def models(self) -> Models:
+        """The networks that it runs."""
+        return self._alone.models
+
+    @property
+    def batches(self) -> bool:
+        """Whether frames run faster in batches, as on a GPU, than in calls at the same time."""
+        return self._alone.batches
+
+    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+        """The persons of each frame, the same as if it were alone.
+
+        alone: no other call is under way, so that this one may use every processor.
+        """
+        return (self._alone if alone else self._beside).run(frames)
 
     def alive(self) -> bool:
         """It is as long as this process is."""
@@ -69,9 +79,16 @@ def _model(metadata: Metadata) -> Model:
 
 
 def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
-    """The pipeline of `detector.onnx` and `pose.onnx` in a folder. Raises ArtefactError."""
-    return Pipeline(
+    """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or so many CPU threads.
+
+    Raises ArtefactError.
+    """
+    alone = _open(weights, threads, runtime)
+    return Pipeline(alone, alone if alone.batches or threads == 1 else _open(weights, 1, runtime))
+
+
+def _open(weights: Path, threads: int, runtime: Runtime) -> Networks:
+    return Networks(
         detector=open_session(weights / "detector.onnx", "detector", threads=threads, runtime=runtime),
         pose=open_session(weights / "pose.onnx", "pose", threads=threads, runtime=runtime),
-        threads=threads,
     )

@@ -21,8 +21,15 @@ class AnyPipeline(Protocol):
     def models(self) -> Models:
         """The networks that it runs."""
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame. Raises WorkerLost when it can run no more."""
+    @property
+    def batches(self) -> bool:
+        """Whether frames run faster in batches, as on a GPU, than in calls at the same time."""
+
+    def run(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+        """The persons of each frame. Raises WorkerLost when it can run no more.
+
+        alone: no other call is under way, so that this one may use every processor.
+        """
 
     def alive(self) -> bool:
         """Whether it can run."""
@@ -31,7 +38,7 @@ class AnyPipeline(Protocol):
         """Make it run again, with the same networks. Raises whatever is in the way."""
 
     def close(self) -> None:
-        """End it, once its batch is done."""
+        """End it, once the calls under way are done."""
 
 
 class Worker:
@@ -48,21 +55,28 @@ class Worker:
         """The networks that answer."""
         return self._pipeline.models
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame. Raises WorkerLost."""
+    @property
+    def batches(self) -> bool:
+        """Whether frames run faster in batches, as on a GPU, than in calls at the same time."""
+        return self._pipeline.batches
+
+    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+        """The persons of each frame; `alone` as in AnyPipeline. Raises WorkerLost."""
         pipeline = self._pipeline
         try:
-            estimates = pipeline.run(frames)
+            estimates = pipeline.run(frames, alone=alone)
         except WorkerLost:
             if pipeline is self._pipeline:
                 raise
-            return self.run(frames)  # another had just taken its place
+            return self.run(frames, alone=alone)  # another had just taken its place
         BATCH_CROPS.observe(sum(each.crops for each in estimates))
         return estimates
 
     def alive(self) -> bool:
         """Whether it can run."""
-        return self._pipeline.alive()
+        pipeline = self._pipeline
+        # one that ended because another has just taken its place is no loss
+        return pipeline.alive() or pipeline is not self._pipeline
 
     def restart(self) -> None:
         """Run again after a loss. Raises whatever is in the way."""
@@ -70,7 +84,7 @@ class Worker:
             self._pipeline.restart()
 
     def reload(self) -> None:
-        """The files of now, from the next batch on; where they are not good, all stays as it is."""
+        """The files of now, from the next call on; where they are not good, all stays as it is."""
         with self._reloading:
             try:
                 new = self._open()

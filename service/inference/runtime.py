@@ -1,7 +1,6 @@
 """An ONNX file becomes a session that runs it."""
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,19 +12,20 @@ from service.errors import ArtefactError
 from service.types import Floats, Image
 
 Runtime = Literal["onnx", "torch"]
+_WARM_BATCH = 8  # as POSE_MAX_BATCH unless set
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class Session(Protocol):
-    """A network that is ready to run."""
+    """A network that is ready to run, from any number of threads at the same time."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """What the file says of itself, all as text."""
 
     @property
-    def single(self) -> "Session":
-        """The same network on one thread, for callers side by side; itself where that is of no use."""
+    def batches(self) -> bool:
+        """Whether images run faster in one call than in calls at the same time, as on a GPU."""
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """The network's outputs, each (N, ...), of uint8 images (N, H, W, 3) BGR."""
@@ -34,35 +34,22 @@ class Session(Protocol):
 class OnnxSession:
     """A network run by onnxruntime, on the best device that it offers.
 
-    On processors a batch goes image by image, which keeps an image's layers in the caches, to threads that do
-    not wait for each other; of fewer images than threads, each operation is shared by all.
+    On a CPU a batch goes image by image, which keeps an image's layers in the caches.
     """
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        """Load `path` and run it on `threads` processors. Raises ArtefactError."""
-        self._session, self._threads = _load(path, threads), threads
-        self._one_by_one = self._session.get_providers() == ["CPUExecutionProvider"]
-        self._single: OnnxSession | None = None
-        if threads > 1 and self._one_by_one:
-            self._single = OnnxSession(path, threads=1)
-            self._pool = ThreadPoolExecutor(threads, path.stem)
+        """Load `path`; on a CPU, `threads` share each operation. Raises ArtefactError."""
+        self._session = _load(path, threads)
+        self.batches = self._session.get_providers() != ["CPUExecutionProvider"]
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._input = self._session.get_inputs()[0].name
 
-    @property
-    def single(self) -> "OnnxSession":
-        """See Session."""
-        return self._single or self
-
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session."""
-        if not self._one_by_one or len(images) == 1:
+        if self.batches or len(images) == 1:
             return tuple(self._session.run(None, {self._input: images}))
-        if self._single is None or len(images) < self._threads:
-            outputs: Iterable[tuple[Floats, ...]] = map(self.run, images[:, None])
-        else:
-            outputs = self._pool.map(self._single.run, images[:, None])
-        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        each = [self._session.run(None, {self._input: image}) for image in images[:, None]]
+        return tuple(np.concatenate(outputs) for outputs in zip(*each, strict=True))
 
 
 def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -82,6 +69,8 @@ def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
 class TorchSession:
     """The network of an ONNX file, run by torch from the weights beside it: on a GPU in half precision."""
 
+    batches = True
+
     def __init__(self, path: Path, task: Task, *, threads: int) -> None:
         """Raises ArtefactError when torch or the .safetensors of `path` is missing or does not fit."""
         self.metadata: Mapping[str, str] = OnnxSession(path, threads=1).metadata
@@ -92,11 +81,6 @@ class TorchSession:
             self.run = TorchNetwork(weights, task, threads=threads).run
         except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
             raise ArtefactError(f"{weights}: torch cannot run it: {_first_line(error)}") from error
-
-    @property
-    def single(self) -> "TorchSession":
-        """See Session."""
-        return self
 
 
 def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "onnx") -> Session:
@@ -115,7 +99,8 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
     try:
         picture = _colours(*metadata.input_size)
         outputs = session.run(picture)
-        session.run(np.repeat(picture, threads, 0))  # warms what batches take
+        if session.batches:
+            session.run(np.repeat(picture, _WARM_BATCH, 0))
     except Exception as error:
         raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
     if not metadata.fits([output.shape for output in outputs]):

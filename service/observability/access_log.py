@@ -5,7 +5,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from grpc import StatusCode
@@ -18,17 +18,21 @@ from service.types import Poses
 
 logger = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_STAGES = ("decode", "queue", "detect", "pose")
+_STAGES = ("decode", "queue", "detect", "pose", "other")
 _OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
 @dataclass(slots=True)
 class Access:
-    """A request under way; whoever answers it fills in the status and what was found."""
+    """A request under way; whoever answers it fills in the status and what was found.
+
+    since: when it began, in seconds of `perf_counter`.
+    """
 
     request_id: str
     code: str
     poses: Sequence[Poses] = ()
+    since: float = field(default_factory=perf_counter)
 
 
 def request_id(given: str | None) -> str:
@@ -43,26 +47,32 @@ def named_caller() -> dict[str, str]:
 
 
 @contextmanager
-def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> Iterator[Access]:
-    """Measures, counts and logs a request; `code` holds unless the answer sets another."""
-    access = Access(ident, code)
-    start = perf_counter()
+def observed(
+    api: str, ident: str, *, code: str, level: int = logging.INFO, since: float | None = None
+) -> Iterator[Access]:
+    """Measures, counts and logs a request; `code` holds unless the answer sets another.
+
+    since: when it began, in seconds of `perf_counter`; now unless given.
+    """
+    access = Access(ident, code) if since is None else Access(ident, code, since=since)
     IN_FLIGHT.labels(api).inc()
-    with request_span(api) as trace_id:
+    with request_span(api, access.since) as trace_id:
         try:
             yield access
         finally:
             IN_FLIGHT.labels(api).dec()
-            _record(api, access, perf_counter() - start, level, trace_id)
+            _record(api, access, perf_counter() - access.since, level, trace_id)
 
 
 @contextmanager
-def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterator[Access]:
+def observed_call(
+    api: str, ident: str, *, level: int = logging.INFO, since: float | None = None
+) -> Iterator[Access]:
     """As `observed`, for work whose outcome goes by the names of gRPC's codes.
 
     Raises PoseError and nothing else: what nobody foresaw is logged and becomes InferenceFailed.
     """
-    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level) as access:
+    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level, since=since) as access:
         try:
             yield access
         except PoseError as error:

@@ -58,14 +58,18 @@ def join_trace(traceparent: str | None) -> None:
 
 
 @contextmanager
-def request_span(name: str) -> Iterator[str]:
-    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits."""
+def request_span(name: str, since: float) -> Iterator[str]:
+    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits.
+
+    since: when it began, in seconds of `perf_counter`.
+    """
     if _tracer is None:
         yield _trace_id.get() or uuid4().hex
         return
     from opentelemetry.trace import SpanKind
 
-    with _tracer.start_as_current_span(name, kind=SpanKind.SERVER) as span:
+    start = _epoch_ns(since)
+    with _tracer.start_as_current_span(name, kind=SpanKind.SERVER, start_time=start) as span:
         yield f"{span.get_span_context().trace_id:032x}"
 
 
@@ -85,7 +89,10 @@ def stage_spans(**stages: tuple[float, float]) -> None:
     """A span for each stage of an image: its start and end, in seconds of `perf_counter`."""
     if _tracer is None:
         return
-    ahead = time_ns() - perf_counter_ns()
     for name, (start, end) in stages.items():
-        span = _tracer.start_span(name, start_time=ahead + int(start * 1e9))
-        span.end(ahead + int(end * 1e9))
+        _tracer.start_span(name, start_time=_epoch_ns(start)).end(_epoch_ns(end))
+
+
+def _epoch_ns(moment: float) -> int:
+    """Nanoseconds since the epoch of a moment in seconds of `perf_counter`."""
+    return time_ns() - perf_counter_ns() + int(moment * 1e9)

@@ -41,7 +41,7 @@ async def submit(batcher: Batcher[int, int], *items: int, source: object = None)
 
 async def results(tasks: list[asyncio.Task[Any]]) -> list[Any]:
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-    return [outcome if isinstance(outcome, BaseException) else outcome[0] for outcome in outcomes]
+    return [*outcomes]
 
 
 async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
@@ -56,15 +56,84 @@ async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
     await batcher.close()
 
 
-async def test_a_batch_fills_all_threads_to_its_end() -> None:
+async def test_runners_work_at_the_same_time_and_each_answer_leaves_when_it_is_done() -> None:
+    begun = threading.Barrier(16)
+    go = [threading.Event() for _ in range(16)]
+
+    def run(items: list[int]) -> list[int]:
+        begun.wait(30)
+        assert go[items[0]].wait(30)
+        return items
+
+    batcher = Batcher(run, runners=16)
+    tasks = await submit(batcher, *range(16))
+    for item in reversed(range(16)):
+        go[item].set()
+        assert await results([tasks[item]]) == [item]
+        assert not any(task.done() for task in tasks[:item])
+    await batcher.close()
+
+
+async def test_a_turn_runs_the_item_that_it_holds_when_it_is_taken() -> None:
     worker = Worker()
-    batcher = Batcher(worker, max_batch=8, side_by_side=3)
+    batcher = Batcher(worker)
     tasks = await submit(batcher, 0)
     await worker.has_begun()
-    tasks += await submit(batcher, *range(1, 9))
-    worker.go.release(4)
-    assert await results(tasks) == [2 * item for item in range(9)]
-    assert worker.batches == [[0], [1, 2, 3, 4, 5, 6], [7, 8]]
+    turn = batcher.enter(1, "camera")
+    tasks += await submit(batcher, 9)
+    assert turn.replace(2)
+    assert turn.replace(3)
+    worker.go.release()
+    await worker.has_begun()
+    assert not turn.replace(4)
+    worker.go.release(2)
+    assert await asyncio.wait_for(batcher.result(turn), 30) == 6
+    assert await results(tasks) == [0, 18]
+    assert worker.batches == [[0], [3], [9]]
+    await batcher.close()
+
+
+async def test_a_turn_that_is_left_or_lost_takes_no_other_item() -> None:
+    def fail(items: list[int]) -> None:
+        raise WorkerLost
+
+    worker = Worker(fail)
+    batcher = Batcher(worker)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    left, lost = batcher.enter(1, "left"), batcher.enter(2, "lost")
+    leaving = asyncio.create_task(batcher.result(left))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert not left.replace(3)
+    worker.go.release()
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(batcher.result(lost), 30)
+    assert not lost.replace(4)
+    assert isinstance((await results(tasks))[0], WorkerLost)
+    assert worker.batches == [[0]]
+    await batcher.close()
+
+
+async def test_a_loss_that_several_runners_see_restarts_the_worker_once() -> None:
+    begun, restarts = threading.Barrier(3), []
+
+    def run(items: list[int]) -> list[int]:
+        if items[0] < 3:
+            begun.wait(30)
+            raise WorkerLost
+        return items
+
+    batcher = Batcher(run, runners=3, restart=lambda: restarts.append(1))
+    told = aiter(batcher.readiness())
+    assert await anext(told)
+    tasks = await submit(batcher, 0, 1, 2)
+    assert [type(each) for each in await results(tasks)] == [WorkerLost] * 3
+    while not await anext(told):
+        pass
+    assert await results(await submit(batcher, 4, 5, 6)) == [4, 5, 6]
+    assert restarts == [1]
     await batcher.close()
 
 
@@ -222,7 +291,7 @@ async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
             raise ArtefactError("no memory")
 
     before = WORKER_RESTARTS._value.get()
-    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    batcher: Batcher[int, int] = Batcher(_die, restart=restart)
     for _ in range(2):
         await results(await submit(batcher, 0))
         async for ready in batcher.readiness():
@@ -241,7 +310,7 @@ async def test_closing_does_not_wait_for_a_worker_that_is_lost() -> None:
     def restart() -> None:
         raise MemoryError
 
-    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    batcher: Batcher[int, int] = Batcher(_die, restart=restart)
     assert [type(each) for each in await results(await submit(batcher, 1))] == [WorkerLost]
     await asyncio.wait_for(batcher.close(), 30)
     with pytest.raises(ShuttingDown):

@@ -14,7 +14,7 @@ from model.keypoints import NAMES
 from model.topdown import Detector
 from service.errors import ArtefactError
 from service.inference.persons import find_boxes
-from service.inference.pipeline import Pipeline, open_pipeline
+from service.inference.pipeline import Networks, Pipeline, open_pipeline
 from service.inference.runtime import OnnxSession
 from service.types import Boxes, Floats, Frame, Image, Options
 from tests.support.networks import BOX, save_networks
@@ -79,7 +79,7 @@ def test_the_score_is_box_times_sure_keypoints_and_filters(pipeline: Pipeline) -
 
 def test_heatmaps_without_a_finite_number_still_give_valid_json(tmp_path: Path) -> None:
     folder = save_networks(tmp_path, not_finite=True)
-    odd = Pipeline(*(OnnxSession(folder / f"{task}.onnx", threads=1) for task in ("detector", "pose")))
+    odd = Networks(*(OnnxSession(folder / f"{task}.onnx", threads=1) for task in ("detector", "pose")))
     image = scene(320, 320, [(160, 160)])
     image[:100] = 0
     (person,) = odd.run([frame(image)])[0].persons

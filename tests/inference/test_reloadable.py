@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_what_a_batch_fails_by_is_told_and_the_child_lives_on(
 
 def test_a_killed_child_is_a_loss_until_it_is_restarted(child: ProcessPipeline, frames: list[Frame]) -> None:
     before = child.run(frames)
-    os.kill(child._child.pid, signal.SIGKILL)
+    os.kill(child._child.process.pid, signal.SIGKILL)
     with pytest.raises(WorkerLost):
         child.run(frames)
     assert not child.alive()
@@ -76,7 +77,7 @@ def test_a_killed_child_is_a_loss_until_it_is_restarted(child: ProcessPipeline, 
 
 def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None:
     child = open_child(folder, timeout_s=1)
-    os.kill(child._child.pid, signal.SIGSTOP)
+    os.kill(child._child.process.pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost):
         child.run(frames)
     assert not child.alive()
@@ -86,16 +87,16 @@ def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None
 def test_what_stops_every_process_leaves_a_batch_to_finish(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
-    assert os.getpgid(child._child.pid) != os.getpgrp()
+    assert os.getpgid(child._child.process.pid) != os.getpgrp()
     child.run(frames)  # it has long begun
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(child._child.pid, number)
+        os.kill(child._child.process.pid, number)
     assert child.run(frames)[0].persons
 
 
 def test_a_restart_needs_no_file_of_now(child: ProcessPipeline, folder: Path, frames: list[Frame]) -> None:
     shutil.rmtree(folder)
-    os.kill(child._child.pid, signal.SIGKILL)
+    os.kill(child._child.process.pid, signal.SIGKILL)
     child.restart()
     assert child.run(frames)[0].persons
 
@@ -103,7 +104,7 @@ def test_a_restart_needs_no_file_of_now(child: ProcessPipeline, folder: Path, fr
 def test_a_child_ends_with_its_parent_whatever_ends_that(folder: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tests.inference.test_reloadable import open_child;"
-        "child = open_child(Path(sys.argv[1])); print(child._child.pid, flush=True); time.sleep(600)"
+        "child = open_child(Path(sys.argv[1])); print(child._child.process.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -159,12 +160,47 @@ def test_a_batch_that_comes_as_networks_are_replaced_runs_on_the_new(
     old = worker._pipeline
     run = old.run
 
-    def late(frames: list[Frame]) -> list[Estimate]:
+    def late(frames: list[Frame], *, alone: bool) -> list[Estimate]:
         worker.reload()
-        return run(frames)
+        return run(frames, alone=alone)
 
     monkeypatch.setattr(old, "run", late)
     assert worker.run(frames)[0].persons == answer
+    assert worker._pipeline is not old
+    worker.close()
+
+
+def test_a_replaced_pipeline_that_has_ended_is_no_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(lambda: open_child(folder))
+    old = worker._pipeline
+    alive = old.alive
+
+    def late() -> bool:
+        worker.reload()
+        return alive()
+
+    monkeypatch.setattr(old, "alive", late)
+    assert worker.alive()
+    assert worker._pipeline is not old
+    assert not alive()
+    worker.close()
+
+
+def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
+    folder: Path, pixels: Pixels
+) -> None:
+    save_networks(folder, slow=True)
+    worker = Worker(lambda: ProcessPipeline(folder, threads=4, runtime="onnx", timeout_s=60))
+    old = worker._pipeline
+    sizes = (100, 200, 300, 400)
+    with ThreadPoolExecutor(5) as pool:
+        frames = [Frame(pixels[:size], Options()) for size in sizes]
+        runs = [pool.submit(worker.run, [frame], alone=False) for frame in frames]
+        while len(old._child._asked) < 4:  # type: ignore[attr-defined]
+            pass
+        pool.submit(worker.reload).result(60)
+        answers = [run.result(60) for run in runs]
+    assert [answer.persons[0].bbox[3] for (answer,) in answers] == [*sizes]
     assert worker._pipeline is not old
     worker.close()
 

@@ -22,7 +22,7 @@ from tests.support.service import ROOT, Launch, Service
 from tests.support.streams import websocket_url
 
 PARENT = "b7ad6b7169203331"
-STAGES = ["decode", "queue", "detect", "pose"]
+STAGES = ["queue", "decode", "detect", "pose"]
 
 
 def traceparent(trace: str) -> str:

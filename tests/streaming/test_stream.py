@@ -10,7 +10,8 @@ import pytest
 
 from service.errors import InvalidArgument, Overloaded, ShuttingDown
 from service.observability.metrics import IN_FLIGHT, STREAM_FRAMES, STREAMS
-from service.streaming.frames import Dropped, Failed, StreamConfig, StreamFrame
+from service.security.caller import CALLER, Caller
+from service.streaming.frames import Answer, Dropped, Failed, StreamConfig, StreamFrame
 from service.types import RawImage
 from tests.support.rig import ALL, LATEST, WINDOW, Camera, Rig, every, frame, settle, told
 
@@ -33,6 +34,73 @@ async def test_latest_drops_what_waits_when_a_newer_frame_comes(rig: Rig) -> Non
     assert (last.poses, last.dropped, last.errors) == (2, 2, 0)
     assert rig.network.batches == [[1], [4]]
     assert STREAM_FRAMES.labels("latest", "dropped")._value.get() == before + 2
+
+
+async def test_latest_takes_the_newest_frame_when_its_turn_comes(rig: Rig) -> None:
+    first, camera, answers = Camera(), Camera(), []
+
+    async def collect() -> None:
+        async for answer in rig.stream().answers(aiter(camera)):
+            answers.append(answer)
+
+    works = [asyncio.create_task(every(rig.stream(), first))]
+    first.send(1)
+    await rig.network.has_begun()
+    works.append(asyncio.create_task(collect()))
+    camera.send(2)
+    await settle()
+    assert rig.batcher._waiting  # it has its turn, behind the frame that runs
+    camera.send(3, 4)
+    await settle()
+    assert told(answers) == [(2, "Dropped"), (3, "Dropped")]  # at once
+    rig.network.go.release()
+    await rig.network.has_begun()
+    camera.send(5)
+    await settle()
+    assert len(answers) == 2
+    for each in (first, camera):
+        each.end()
+    rig.network.go.release(2)
+    await asyncio.wait_for(asyncio.gather(*works), 30)
+    assert rig.network.batches == [[1], [4], [5]]
+    assert told(answers) == [(2, "Dropped"), (3, "Dropped"), (4, "Poses"), (5, "Poses")]
+
+
+async def test_latest_chooses_once_the_rate_of_the_key_allows(rig: Rig) -> None:
+    may_go = asyncio.Event()
+
+    class Slow(Caller):
+        async def turn(self) -> None:
+            await may_go.wait()
+
+    CALLER.set(Slow("slow", 1))
+    camera = Camera()
+    work = asyncio.create_task(every(rig.stream(), camera))
+    camera.send(1)
+    await settle()
+    camera.send(2)
+    await settle()
+    camera.end()
+    may_go.set()
+    rig.network.go.release()
+    assert told(await asyncio.wait_for(work, 30)) == [(1, "Dropped"), (2, "Poses")]
+    assert rig.network.batches == [[2]]
+
+
+async def test_latest_answers_a_frame_that_fails_and_goes_on(rig: Rig) -> None:
+    rig.network.go.release(10)
+
+    async def camera() -> AsyncIterator[StreamFrame]:
+        for each in (frame(1), StreamFrame(2, b"not an image"), frame(3, timestamp=float("nan")), frame(4)):
+            answered = len(answers)
+            yield each
+            while len(answers) == answered:
+                await asyncio.sleep(0)
+
+    answers: list[Answer] = []
+    async for answer in rig.stream().answers(camera()):
+        answers.append(answer)
+    assert told(answers) == [(1, "Poses"), (2, "Failed"), (3, "Failed"), (4, "Poses")]
 
 
 async def test_all_drops_nothing_and_holds_the_sender_back(rig: Rig) -> None:

@@ -102,7 +102,7 @@ def plain(poses: pose_pb2.Poses) -> Answer:
             }
             for p in poses.persons
         ],
-        "timings": {n: getattr(poses.timings, n) for n in ("decode", "queue", "detect", "pose")},
+        "timings": {n: getattr(poses.timings, n) for n in ("decode", "queue", "detect", "pose", "other")},
     }
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
+from service.core.stages import Stages
 from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
 from service.streaming.stream import Stream
 from service.types import Boxes, Estimate, Frame, RawImage
@@ -24,7 +25,7 @@ class Network:
         self.boxes: list[Boxes | None] = []
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, frames: list[Frame]) -> list[Estimate]:
+    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
         self.batches.append([int(frame.image[0, 0, 0]) for frame in frames])
         self.boxes += [frame.boxes for frame in frames]
         self.begun.release()
@@ -46,11 +47,10 @@ class Rig:
 
     def __init__(self, max_streams: int = 4) -> None:
         self.network = Network()
-        self.batcher = Batcher(self.network, max_batch=1)
         self._decoders = ThreadPoolExecutor(2)
+        self.batcher = Batcher(Stages(self.network, self._decoders, max_pixels=1000).run)
         self.estimator = Estimator(
             self.batcher,
-            self._decoders,
             max_images=1,
             max_pixels=1000,
             timeout_s=30,
