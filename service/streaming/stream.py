@@ -185,10 +185,12 @@ class Stream:
         since = work.entry.arrived
         with observed_call(self._api, self._ident, level=logging.DEBUG, since=since) as access:
             work.turn = self._estimator.enter(work.job, self)
-            poses = await self._estimator.answer(work.turn)
+            try:
+                poses = await self._estimator.answer(work.turn)
+            finally:
+                entry = work.entry  # a newer frame may have taken over
+                access.since = entry.arrived
             await _finished(before)
-            entry = work.entry
-            access.since = entry.arrived  # a newer frame may have taken the turn over
             if self._config.tracking:
                 update = partial(self._camera.update, poses.persons, entry.time, detected=entry.detected)
                 poses = replace(poses, persons=await asyncio.to_thread(update))

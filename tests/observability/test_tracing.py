@@ -81,7 +81,7 @@ class Collector:
         with self._changed:
             assert self._changed.wait_for(lambda: len(found()) >= count, timeout=60), found()
             assert len(found()) == count
-            return sorted(found(), key=lambda span: span.start_time_unix_nano)
+            return sorted(found(), key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -211,7 +211,7 @@ def test_without_the_extra_an_endpoint_is_warned_of_and_all_works() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from service.observability import tracing; tracing.start_tracing(); tracing.join_trace(None)\n"
-        "with tracing.request_span('rest') as trace: tracing.describe_span(failed=True, code='500')\n"
+        "with tracing.request_span('rest', 0) as trace: tracing.describe_span(failed=True, code='500')\n"
         "tracing.stage_spans(decode=(0, 1)); print(len(trace))"
     )
     done = subprocess.run(
