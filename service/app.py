@@ -4,18 +4,22 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api.authentication import KeyMiddleware, declare_keys
 from service.api.grpc.server import serve_grpc
 from service.api.http.origin import OriginMiddleware
 from service.api.http.page import install_page
 from service.api.http.rest import RestApi
+from service.api.http.root_path import RootPathMiddleware
 from service.api.http.video import VideoApi
 from service.api.http.websocket import WebSocketApi
+from service.api.openinference.json_tensors import LENGTH_HEADER
 from service.api.openinference.rest import OpenInferenceApi
-from service.config import Settings
+from service.config import Settings, listed
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
 from service.core.stages import Stages
@@ -82,12 +86,17 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
+    origins = listed(settings.allowed_origins)
     if security.keys is None:
-        app.add_middleware(OriginMiddleware)
+        app.add_middleware(OriginMiddleware, allowed=origins)
     else:
         app.add_middleware(KeyMiddleware, keys=security.keys)
         declare_keys(app)
     _install(app, estimator, worker.models, decoders, settings)
+    if origins:  # outside the keys: a preflight request has none, and a page reads refusals too
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
+    if settings.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
     return app
 
 
@@ -117,6 +126,19 @@ def _install(
     ).install(app)
 
 
+_CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        LENGTH_HEADER,
+        "Traceparent",
+        "X-API-Key",
+        "X-Request-ID",
+    ),
+    "expose_headers": (LENGTH_HEADER, "Retry-After", "X-Request-ID"),
+    "allow_private_network": True,  # a browser asks before a public page calls a private address
+}
 _DESCRIPTION = """Every person of an image with 17 keypoints.
 
 Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in

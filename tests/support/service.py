@@ -35,6 +35,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            start_new_session=True,  # no terminal, whose end would be the service's
         )
         os.close(stderr)
         self.log: list[dict[str, Any]] = []

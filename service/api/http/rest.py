@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -156,7 +157,7 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         join_trace(headers.get(TRACEPARENT))
         ident = request_id(headers.get("x-request-id"))
-        api = _api(scope["path"])
+        api = _api(get_route_path(scope))
         if api is None:
             return await self._answer(scope, receive, send, Access(ident, "500"))
         with observed(api, ident, code="500") as access:
