@@ -36,14 +36,26 @@ ROOMS: dict[str, set[str]] = {
     "model.data": {"model", "model.networks"},
     "model.evaluation": {"model", "model.networks", "model.data"},
     "model.training": {"model", "model.networks", "model.data", "model.evaluation"},
+    "model.adopt": {"model"},
 }  # fmt: skip
 # the modules of model/, which is one folder, by their rooms
 MODEL_ROOMS = {
     "model": {"keypoints", "geometry", "artefact", "topdown"},
-    "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "export"},
+    "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse", "export"},
     "model.data": {"scenes", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
     "model.evaluation": {"metrics", "predictors", "baselines", "evaluate"},
     "model.training": {"curves", "distil", "loss", "muon", "tasks", "train"},
+    "model.adopt": {
+        "adopt",
+        "adopt.arrays",
+        "adopt.check",
+        "adopt.command",
+        "adopt.detectors",
+        "adopt.family",
+        "adopt.network",
+        "adopt.poses",
+        "adopt.wrap",
+    },
 }
 RUNTIME, TORCH = "service.inference.runtime", "model.serving"  # imported where POSE_RUNTIME=torch asks for it
 WORDS = {"service", "service.config", "service.errors", "service.types"}
@@ -123,6 +135,8 @@ def test_serving_needs_neither_torch_nor_the_trainer(path: Path) -> None:
     allowed = {f"model.{name}" for name in MODEL_ROOMS["model"]}
     if module(path) == RUNTIME:
         allowed.add(TORCH)
+    if module(path) == "service.cli":
+        allowed.add("model.adopt.command")  # imported by `adopt` alone
     assert {name for name in ours(path) if name.startswith("model")} <= allowed
 
 

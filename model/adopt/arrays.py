@@ -124,6 +124,13 @@ def part(x: Array, axis: int, start: int, stop: int) -> Array:
     return np.take(x, range(start, stop), axis)
 
 
+def first_rows(x: Array, count: int) -> Array:
+    """`count` rows of x (N, M, D), with rows of zeros where M is less: (N, count, D)."""
+    if isinstance(x, Symbol):
+        return part(x.apply("Pad", np.array([0, 0, 0, 0, count, 0]), mode="constant"), 1, 0, count)
+    return np.pad(x, [(0, 0), (0, count), (0, 0)])[:, :count]
+
+
 def take(x: Array, axis: int, index: Sequence[int]) -> Array:
     """The elements of x at the indices along an axis."""
     if isinstance(x, Symbol):

@@ -13,6 +13,7 @@ from model.adopt.arrays import (
     as_floats,
     concat,
     exp,
+    first_rows,
     is_zero,
     matmul,
     part,
@@ -26,6 +27,7 @@ from model.geometry import Fit, Floats
 
 _STRIDES = 8, 16, 32
 _LIKELY_CLASSES = 1, 80
+_MAX_ROWS = 300  # of a network that suppresses by itself: a number that varies cannot be batched
 
 
 def grid(size: tuple[int, int], strides: Sequence[int], offset: float) -> tuple[Floats, Floats]:
@@ -110,8 +112,9 @@ def _mmdeploy(sample: Sample) -> Decode | None:
     dets, labels = (sample.names.index(name) for name in ("dets", "labels"))
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
-        table = as_floats(outputs[dets])
-        return part(table, 2, 0, 4), _column(table, 4) * is_zero(outputs[labels])
+        of_persons = reshape(is_zero(outputs[labels]), (0, -1, 1))
+        table = first_rows(concat([as_floats(outputs[dets]), of_persons], 2), _MAX_ROWS)
+        return part(table, 2, 0, 4), _column(table, 4) * _column(table, 5)
 
     return decode
 
@@ -167,7 +170,7 @@ def _distributions(sample: Sample, strides: Sequence[int], bins: int) -> Decode:
 
 
 def _rows(outputs: Sequence[Array]) -> tuple[Array, ...]:
-    table = reshape(as_floats(outputs[0]), (1, -1, 6))
+    table = first_rows(reshape(as_floats(outputs[0]), (1, -1, 6)), _MAX_ROWS)
     return part(table, 2, 2, 6), _column(table, 1) * is_zero(_column(table, 0))
 
 

@@ -20,7 +20,7 @@ class AdoptError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """Names and arrays (1, ...) of the outputs that a network gives for one photo of `size` (height, width)."""
+    """Names and arrays (1, ...) of the outputs for one photo; size: (height, width) of the input."""
 
     size: tuple[int, int]
     names: tuple[str, ...]

@@ -40,9 +40,11 @@ class OnnxSession:
     def __init__(self, path: Path, *, threads: int) -> None:
         """Load `path`; on a CPU, `threads` share each operation. Raises ArtefactError."""
         self._session = _load(path, threads)
-        self.batches = self._session.get_providers() != ["CPUExecutionProvider"]
+        image = self._session.get_inputs()[0]
+        on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
+        self.batches = not on_cpu and image.shape[0] != 1  # some published networks take one image only
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self._input = self._session.get_inputs()[0].name
+        self._input = image.name
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session."""
