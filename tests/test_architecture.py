@@ -1,4 +1,4 @@
-"""Who may import whom, and what is generated or copied stays true to its source."""
+"""The directions of imports; generated code matches its source."""
 
 import ast
 import subprocess
@@ -130,7 +130,7 @@ def test_the_rooms_have_an_order() -> None:
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=module)
-def test_serving_needs_neither_torch_nor_the_trainer(path: Path) -> None:
+def test_the_service_imports_no_torch_and_no_training_code(path: Path) -> None:
     assert not {name for name in imports(path) if name.split(".")[0] in ("torch", "onnx", "openvino")}
     allowed = {f"model.{name}" for name in MODEL_ROOMS["model"]}
     if module(path) == RUNTIME:
@@ -140,7 +140,7 @@ def test_serving_needs_neither_torch_nor_the_trainer(path: Path) -> None:
     assert {name for name in ours(path) if name.startswith("model")} <= allowed
 
 
-def test_no_import_goes_in_circles() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {module(path): ours(path) for path in SERVICE + MODEL}
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -178,7 +178,7 @@ def test_the_keypoints_of_the_client_are_those_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("folder", stubs.COPIES)
-def test_generated_code_is_that_of_the_proto(folder: str, tmp_path: Path) -> None:
+def test_generated_code_matches_the_proto(folder: str, tmp_path: Path) -> None:
     stubs.write_stubs(tmp_path)
     stored = {path.name: path.read_text() for path in (ROOT / folder).glob("*_pb2*")}
     made = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
@@ -188,6 +188,6 @@ def test_generated_code_is_that_of_the_proto(folder: str, tmp_path: Path) -> Non
 
 
 def essence(generated: str) -> list[str]:
-    """What the generator's version does not change: the descriptor and the paths of the methods."""
+    """The parts that do not depend on the generator's version: descriptor and method paths."""
     lines = [line.strip() for line in generated.splitlines()]
     return [line for line in lines if "AddSerializedFile" in line or line.startswith("'/")]

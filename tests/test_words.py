@@ -95,7 +95,6 @@ LATER: tuple[str, ...] = (
     "model/weights/",
     "proto/",
     "service/",
-    "tests/",
 )
 SUFFIXES = {".md", ".py", ".proto", ".yml", ".yaml", ".json", ".toml", ".js", ".html", ".css", ""}
 

@@ -1,4 +1,4 @@
-"""What only REST has: forms, formats, pictures, problem details, documents."""
+"""Features of REST only: forms, formats, drawn images, problem details, documents."""
 
 import socket
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def test_the_picture_answer_shows_the_skeleton(rest: RestClient, photo: bytes, p
         ({"files": [("image", b"x")] * 65}, 422, "65 images"),
     ],
 )  # fmt: skip
-def test_requests_out_of_order_are_refused(
+def test_invalid_requests_are_refused(
     rest: RestClient, request_: dict[str, object], status: int, words: str
 ) -> None:
     with pytest.raises(Refused, match=words) as refused:
@@ -137,7 +137,7 @@ def test_unknown_paths_and_methods_are_problems(
     assert status != 405 or refused.value.headers["allow"] == "POST"
 
 
-def test_an_endless_body_is_cut_off(service: Service) -> None:
+def test_a_body_without_end_is_cut_off(service: Service) -> None:
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         # what the service has not read yet must not pile up on this side
@@ -185,7 +185,7 @@ def test_probes_skeleton_and_documents(rest: RestClient) -> None:
     assert set(post["responses"]["200"]["content"]) == {"application/json", "image/jpeg"}
 
 
-def test_every_reference_of_the_openapi_document_leads_somewhere(rest: RestClient) -> None:
+def test_every_reference_of_the_openapi_document_resolves(rest: RestClient) -> None:
     document = answer(rest.http.get("/openapi.json"))
 
     def references(node: object) -> Iterator[str]:
@@ -202,7 +202,7 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(rest: RestClien
     assert names <= set(document["components"]["schemas"])
 
 
-def test_a_client_that_leaves_mid_upload_is_no_error_of_ours(service: Service) -> None:
+def test_a_client_that_disconnects_during_an_upload_causes_no_server_error(service: Service) -> None:
     host, port = service.url.removeprefix("http://").split(":")
     before = service.metric("pose_requests_total", api="rest", code="499")
     with socket.create_connection((host, int(port)), timeout=30) as connection:

@@ -1,4 +1,4 @@
-"""Video files: frames, limits, what is refused, callers that leave."""
+"""Video files: frames, limits, refusals, disconnects."""
 
 import io
 import struct
@@ -90,7 +90,7 @@ def test_frames_come_in_order_with_their_times_and_pixels(pixels: Pixels, kind: 
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
 def test_a_film_taken_with_the_camera_turned_is_upright(mp4: bytes, turn: int, mirror: bool) -> None:
-    """The display matrix of the track header turns the picture by a quarter clockwise for each turn.
+    """The display matrix of the track header rotates the image by 90 degrees clockwise per turn.
 
     A front camera may mirror it from left to right before.
     """
@@ -171,7 +171,7 @@ def test_a_film_that_breaks_off_gives_what_it_has(pixels: Pixels) -> None:
     assert video.lost == 40 - taken
 
 
-def test_a_film_of_nothing_but_damage_is_refused(pixels: Pixels) -> None:
+def test_a_film_with_only_damaged_frames_is_refused(pixels: Pixels) -> None:
     data = film(pixels)
     for packet in range(12):
         data = with_damage(data, packet)
@@ -210,7 +210,7 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n%s\n#EXT-X-ENDLIST\n"
         b"ffconcat version 1.0\nfile /etc/passwd\n",
     ],
 )
-def test_what_is_no_film_or_names_other_files_is_refused(data: bytes) -> None:
+def test_files_that_are_not_videos_or_name_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidVideo):
         read(data)
 
@@ -235,7 +235,7 @@ def test_each_frame_is_answered(service: Service, mp4: bytes) -> None:
     assert service.metric("pose_stream_frames_total", outcome="poses", policy="all") >= 12
 
 
-def test_the_last_line_tells_how_many_frames_were_lost(service: Service, pixels: Pixels) -> None:
+def test_the_last_line_counts_the_lost_frames(service: Service, pixels: Pixels) -> None:
     *answers, end = lines(service, with_damage(film(pixels, 40), 20))
     assert len(answers) == 39
     assert end["end"]["lost"] == 1
@@ -273,7 +273,7 @@ def test_limits_of_the_service(launch: Launch, mp4: bytes) -> None:
     assert (response.status_code, response.json()["code"]) == (429, "overloaded")
 
 
-async def test_a_caller_that_leaves_ends_the_work(launch: Launch, pixels: Pixels) -> None:
+async def test_work_ends_when_the_client_disconnects(launch: Launch, pixels: Pixels) -> None:
     service = launch(slow=True)
     film_of_a_minute = film(pixels, 600)
     async with (

@@ -1,4 +1,4 @@
-"""The batcher: what runs together, what becomes of failures and of callers that leave."""
+"""The batcher: batches, failures, and clients that cancel."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from service.observability.metrics import QUEUE_DEPTH, WORKER_RESTARTS
 
 
 class Worker:
-    """Doubles numbers, batch by batch, each when the test lets it."""
+    """Doubles numbers; each batch waits until the test releases it."""
 
     def __init__(self, fail: Callable[[list[int]], Any] = lambda items: None) -> None:
         self.batches: list[list[int]] = []
@@ -33,7 +33,7 @@ class Worker:
 
 
 async def submit(batcher: Batcher[int, int], *items: int, source: object = None) -> list[asyncio.Task[Any]]:
-    """Tasks that wait for the items' results, once all are in the queue."""
+    """Tasks that wait for the results of the items; returns when all are in the queue."""
     tasks = [asyncio.create_task(batcher.submit(item, source or item)) for item in items]
     await asyncio.sleep(0)
     return tasks
@@ -44,7 +44,7 @@ async def results(tasks: list[asyncio.Task[Any]]) -> list[Any]:
     return [*outcomes]
 
 
-async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
+async def test_a_free_worker_takes_the_waiting_items_as_a_batch() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=4)
     tasks = await submit(batcher, 0)
@@ -137,7 +137,7 @@ async def test_a_loss_that_several_runners_see_restarts_the_worker_once() -> Non
     await batcher.close()
 
 
-async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered() -> None:
+async def test_clients_that_cancel_during_a_batch_do_not_affect_the_others() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=4)
     tasks = await submit(batcher, 0)
@@ -157,7 +157,7 @@ async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered()
     await batcher.close()
 
 
-async def test_work_whose_caller_left_before_its_batch_never_runs() -> None:
+async def test_cancelled_work_never_runs() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=2)
     tasks = await submit(batcher, 0)
@@ -196,7 +196,7 @@ async def test_one_bad_item_fails_alone() -> None:
     await batcher.close()
 
 
-async def test_a_batch_with_too_few_results_answers_nobody_wrongly() -> None:
+async def test_a_batch_with_too_few_results_fails() -> None:
     batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_batch=8)
     assert all(isinstance(each, InferenceFailed) for each in await results(await submit(batcher, 1, 2, 3)))
     await batcher.close()
@@ -215,7 +215,7 @@ async def test_sources_take_turns() -> None:
     await batcher.close()
 
 
-async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+async def test_closing_answers_waiting_items_and_refuses_new_ones() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=2)
     tasks = await submit(batcher, 0, 1, 2, 3, 4)
@@ -229,7 +229,9 @@ async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
 
 
 @pytest.mark.parametrize("loss", [WorkerLost, MemoryError, SystemExit, GeneratorExit])
-async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss: type[BaseException]) -> None:
+async def test_a_crashed_worker_fails_running_and_waiting_items_and_restarts(
+    loss: type[BaseException],
+) -> None:
     def fail(items: list[int]) -> None:
         if 0 in items:
             raise loss
@@ -240,20 +242,20 @@ async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss:
         assert may_restart.acquire(timeout=30)
 
     batcher = Batcher(worker, max_batch=2, restart=restart)
-    told = aiter(batcher.readiness())
-    assert await anext(told) is True
+    states = aiter(batcher.readiness())
+    assert await anext(states) is True
     before = QUEUE_DEPTH._value.get()
     tasks = await submit(batcher, 0)
     await worker.has_begun()
     tasks += await submit(batcher, 1, 2, 3)
     worker.go.release()
     assert [type(each) for each in await results(tasks)] == [WorkerLost] * 4
-    assert await anext(told) is False
+    assert await anext(states) is False
     assert not batcher.ready
     with pytest.raises(WorkerLost):
         await batcher.submit(4, "newcomer")
     may_restart.release()
-    assert await anext(told) is True
+    assert await anext(states) is True
     worker.go.release()
     assert await results(await submit(batcher, 5)) == [10]
     assert worker.batches == [[0], [5]]
@@ -261,7 +263,7 @@ async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss:
     await batcher.close()
 
 
-async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
+async def test_a_worker_that_dies_while_idle_is_restarted() -> None:
     lives = [False, True]
     batcher: Batcher[int, int] = Batcher(
         lambda items: items, max_batch=2, alive=lambda: lives[0], restart=lambda: lives.pop(0) and None
@@ -273,7 +275,7 @@ async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
     await batcher.close()
 
 
-async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
+async def test_restarts_of_a_dying_worker_have_growing_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []
@@ -306,7 +308,7 @@ def _die(items: list[int]) -> list[int]:
     raise WorkerLost
 
 
-async def test_closing_does_not_wait_for_a_worker_that_is_lost() -> None:
+async def test_closing_does_not_wait_for_a_crashed_worker() -> None:
     def restart() -> None:
         raise MemoryError
 

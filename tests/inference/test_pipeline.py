@@ -1,4 +1,4 @@
-"""The pipeline without a server: files that are refused, frames in batches, answers of odd networks."""
+"""The pipeline without a server: invalid files, batches, unusual networks."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def scene(height: int, width: int, spots: Sequence[tuple[int, int]]) -> Image:
-    """A dim picture with a white, a blue, a green and a red spot at (x, y), as far as `spots` goes."""
+    """A dark image with a white, a blue, a green and a red spot at the (x, y) of `spots`."""
     image = np.full((height, width, 3), 20, np.uint8)
     colours = [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
     for (x, y), colour in zip(spots, colours, strict=False):
@@ -101,7 +101,7 @@ def finder(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> Detecto
     return Detector(run, metadata)
 
 
-def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
+def test_boxes_are_sorted_suppressed_and_clipped() -> None:
     nan, inf = float("nan"), float("inf")
     boxes: list[list[float]] = [
         [0, 0, 100, 100],
@@ -120,7 +120,7 @@ def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
     assert sure.tolist() == pytest.approx([0.9, 0.8])
 
 
-def test_no_more_persons_than_wanted() -> None:
+def test_at_most_max_persons_are_returned() -> None:
     boxes = [[10.0 * i, 0, 10 * i + 8, 20] for i in range(30)]
     detector = finder(boxes, [0.5 + i / 100 for i in range(30)])
     image = np.zeros((320, 320, 3), np.uint8)
@@ -139,7 +139,7 @@ def test_boxes_that_a_frame_brings_stay_as_they_are() -> None:
     assert second.boxes.tolist() == [[0, 0, 10, 10]]
 
 
-def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
+def test_extreme_image_shapes_are_estimated(pipeline: Pipeline) -> None:
     for shape in ((1, 1), (1, 32_766), (32_766, 1), (2, 20_000)):
         pipeline.run([frame(np.full((*shape, 3), 255, np.uint8))])
     canvas, affine = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
@@ -170,7 +170,7 @@ def test_a_network_with_other_metadata_is_refused(
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no such file"):
         open_pipeline(tmp_path, threads=1)
     (tmp_path / "detector.onnx").write_bytes(b"not a network")

@@ -1,4 +1,4 @@
-"""The worker without a server: a child that dies, hangs or is orphaned, and networks that are replaced."""
+"""The worker without a server: a child that dies, hangs or is orphaned, and reloads of networks."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def frames(pixels: Pixels) -> list[Frame]:
     return [Frame(pixels, Options()), Frame(pixels[:300, ::2], Options(max_persons=1))]
 
 
-def test_a_child_answers_as_the_pipeline_does(
+def test_a_child_gives_the_results_of_the_pipeline(
     child: ProcessPipeline, folder: Path, frames: list[Frame]
 ) -> None:
     here = open_pipeline(folder, threads=1)
@@ -55,7 +55,7 @@ def test_a_child_answers_as_the_pipeline_does(
     assert child.models == here.models
 
 
-def test_what_a_batch_fails_by_is_told_and_the_child_lives_on(
+def test_the_error_of_a_batch_is_returned_and_the_child_keeps_running(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*topdown\.py"):
@@ -64,7 +64,9 @@ def test_what_a_batch_fails_by_is_told_and_the_child_lives_on(
     assert child.run(frames)[0].persons
 
 
-def test_a_killed_child_is_a_loss_until_it_is_restarted(child: ProcessPipeline, frames: list[Frame]) -> None:
+def test_a_killed_child_fails_batches_until_it_is_restarted(
+    child: ProcessPipeline, frames: list[Frame]
+) -> None:
     before = child.run(frames)
     os.kill(child._child.process.pid, signal.SIGKILL)
     with pytest.raises(WorkerLost):
@@ -84,7 +86,7 @@ def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None
     child.close()
 
 
-def test_what_stops_every_process_leaves_a_batch_to_finish(
+def test_a_signal_to_the_process_group_lets_the_batch_finish(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
     assert os.getpgid(child._child.process.pid) != os.getpgrp()
@@ -94,14 +96,16 @@ def test_what_stops_every_process_leaves_a_batch_to_finish(
     assert child.run(frames)[0].persons
 
 
-def test_a_restart_needs_no_file_of_now(child: ProcessPipeline, folder: Path, frames: list[Frame]) -> None:
+def test_a_restart_uses_the_loaded_networks_not_the_files(
+    child: ProcessPipeline, folder: Path, frames: list[Frame]
+) -> None:
     shutil.rmtree(folder)
     os.kill(child._child.process.pid, signal.SIGKILL)
     child.restart()
     assert child.run(frames)[0].persons
 
 
-def test_a_child_ends_with_its_parent_whatever_ends_that(folder: Path) -> None:
+def test_a_child_ends_when_its_parent_is_killed(folder: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tests.inference.test_reloadable import open_child;"
         "child = open_child(Path(sys.argv[1])); print(child._child.process.pid, flush=True); time.sleep(600)"
@@ -123,7 +127,7 @@ def test_a_child_ends_with_its_parent_whatever_ends_that(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_new_networks_replace_the_old_unless_they_are_bad(
+def test_valid_new_networks_replace_the_old_ones(
     kind: str, folder: Path, frames: list[Frame], tmp_path: Path
 ) -> None:
     def open_() -> AnyPipeline:
@@ -152,7 +156,7 @@ def test_new_networks_replace_the_old_unless_they_are_bad(
     worker.close()
 
 
-def test_a_batch_that_comes_as_networks_are_replaced_runs_on_the_new(
+def test_a_batch_during_a_reload_runs_on_the_new_networks(
     folder: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker(lambda: open_child(folder))
@@ -206,7 +210,7 @@ def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_bad_networks_are_refused_at_the_start_too(kind: str, folder: Path, tmp_path: Path) -> None:
+def test_invalid_networks_are_refused_at_start_up(kind: str, folder: Path, tmp_path: Path) -> None:
     _spoil(folder, "not finite", tmp_path / "other")
     with pytest.raises(ArtefactError, match=rf"{folder}/pose\.onnx: its outputs are not finite"):
         open_child(folder) if kind == "process" else open_pipeline(folder, threads=1)

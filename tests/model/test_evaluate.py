@@ -28,13 +28,13 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 @pytest.fixture
 def labelled() -> list[Scene]:
-    """Six photos of two persons each, every keypoint labelled."""
+    """Six photos with two persons each and all keypoints labelled."""
     rng = np.random.default_rng(7)
     return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
-class Teller:
-    """A pose network that knows the labels, and notes what it is asked."""
+class KnownLabels:
+    """A pose network that returns the labels and records its input."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self.labels = [p for s in scenes for p in s.persons]
@@ -54,7 +54,7 @@ def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) 
     crowd = person(2, random_keypoints(np.random.default_rng(2)), crowd=True)
     first = replace(labelled[0], persons=(*labelled[0].persons, unlabelled, crowd))
     scenes = [first, *labelled[1:], scene(99, [unlabelled]), scene(98, [])]
-    teller = Teller(labelled)
+    teller = KnownLabels(labelled)
     accuracy = pose_accuracy(teller, scenes)
     assert (accuracy.ap, accuracy.persons, accuracy.images) == (1, 12, 6)
     assert teller.asked == [p.box.tolist() for s in labelled for p in s.persons]
@@ -64,18 +64,18 @@ def test_detected_boxes_carry_their_scores_into_the_poses(labelled: list[Scene])
     scenes = [*labelled, scene(99, [])]
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found = [(np.stack([p.box for p in s.persons]), np.array([0.9, 0.3], np.float32)) for s in labelled]
-    poses = estimate(Teller(labelled), scenes, [*found, none])
+    poses = estimate(KnownLabels(labelled), scenes, [*found, none])
     assert keypoint_accuracy(scenes, poses).ap == 1
     np.testing.assert_allclose(poses[0][1], [0.9, 0.3])
     assert poses[-1][0].shape == (0, 17, 3) and poses[-1][1].shape == (0,)
     surest = labelled[0].persons[0].box[None], np.array([1.0], np.float32)
-    assert keypoint_accuracy(scenes, estimate(Teller(labelled), scenes, [*found, surest])).ap < 1
+    assert keypoint_accuracy(scenes, estimate(KnownLabels(labelled), scenes, [*found, surest])).ap < 1
 
 
 def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Scene]) -> None:
     boxes = np.arange(120, dtype=np.float32).reshape(30, 4)
     ((keypoints, scores),) = estimate(
-        Teller(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
+        KnownLabels(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
     )
     assert len(keypoints) == len(scores) == 20 and scores[0] == 1
 
@@ -98,14 +98,14 @@ def test_pckh_of_a_predictor() -> None:
     labels = [person(n, random_joints(n), head_size=20.0) for n in range(4)]
     scenes = [scene(0, labels[:1]), scene(1, labels[1:])]
     off = replace(labels[2], keypoints=labels[2].keypoints + np.float32(50))
-    told = [scene(0, [labels[0], labels[1], off, labels[3]])]
-    figures = pckh_accuracy(Teller(told), scenes)
+    labelled_scenes = [scene(0, [labels[0], labels[1], off, labels[3]])]
+    figures = pckh_accuracy(KnownLabels(labelled_scenes), scenes)
     assert figures == {**dict.fromkeys([*PCKH_GROUPS, "mean"], 0.75), "persons": 4, "images": 2}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Networks, and a shard: a person they find, the same without keypoints, and nobody but a bright spot."""
+    """Networks and a shard: a person, the same person without keypoints, and only a bright spot."""
     save_networks(tmp_path)
     points = np.array([[120.3, 60.2], [200.4, 150.1], [160.0, 250.7]], np.float32)
     image = np.zeros((320, 320, 3), np.uint8)
@@ -178,8 +178,8 @@ def val_photos(n: int) -> list[Scene]:
     return [s for s in scenes if any(p.keypoints[:, 2].any() for p in s.persons)][:n]
 
 
-@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not at hand")
-def test_published_networks_are_fed_as_they_expect() -> None:
+@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not available")
+def test_published_networks_get_the_input_they_expect() -> None:
     from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 
     cv2.setNumThreads(1)

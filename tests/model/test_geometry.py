@@ -44,8 +44,8 @@ def test_a_crop_holds_its_box_in_the_middle(box: tuple[float, ...]) -> None:
     assert affine[0, 0] == affine[1, 1] > 0 and affine[0, 1] == affine[1, 0] == 0
 
 
-def test_the_crop_shows_what_the_affine_says() -> None:
-    """The colour at a crop's pixel is the image's colour where the inverse affine leads."""
+def test_the_crop_matches_its_affine() -> None:
+    """The colour of a crop pixel is the image's colour at the inverse of the affine."""
     affine = box_to_affine((150, 100, 300, 300), SIZE, 1.25)
     smooth = cv2.GaussianBlur(PORTRAIT, (0, 0), 4)
     pixels = np.random.default_rng(1).uniform(5, (187, 251), (200, 2)).round().astype(np.float32)
@@ -98,7 +98,7 @@ def test_an_image_lies_at_the_top_left_in_the_middle_or_everywhere() -> None:
     assert not filled[Fit.STRETCH].any()
 
 
-def test_suppression_keeps_the_best_of_each_heap() -> None:
+def test_nms_keeps_the_best_box_of_each_group() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [1, 0, 11, 10], [0, 0, 10, 20], [51, 50, 61, 60]])
     scores = np.array([0.5, 0.9, 0.8, 0.3, 0.4], np.float32)
     # intersection over union: 0 with 2: 90 / 110; 3 with 2: 90 / 210; 4 with 1: 90 / 110
@@ -182,7 +182,7 @@ def test_peaks_at_the_border_stay_where_they_are() -> None:
     np.testing.assert_allclose(decoded, [[1.5, 1.5, 0.7], [189.5, 253.5, 1], [9.5, 121.5, 0.2]], atol=1e-6)
 
 
-def test_useless_heatmaps_give_finite_points_without_score() -> None:
+def test_flat_heatmaps_give_finite_points_with_score_zero() -> None:
     heatmaps = np.zeros((2, 2, 64, 48), np.float32)
     heatmaps[0, 1], heatmaps[1, 0], heatmaps[1, 1] = np.nan, -1, -np.inf
     decoded = decode_heatmaps(heatmaps, 4)
@@ -190,14 +190,14 @@ def test_useless_heatmaps_give_finite_points_without_score() -> None:
     assert (decoded[..., :2] >= 0).all() and (decoded[..., :2] <= (191, 255)).all()
 
 
-def test_a_batch_is_decoded_as_its_parts_are() -> None:
+def test_a_batch_is_decoded_like_its_items() -> None:
     heatmaps = encode_heatmaps(inner_points(51, 5), SIZE, 4, 2.0).reshape(3, 17, 64, 48)
     alone = np.concatenate([decode_heatmaps(one[None], 4) for one in heatmaps])
     np.testing.assert_array_equal(decode_heatmaps(heatmaps, 4), alone)
 
 
 def test_flips_of_crop_and_heatmap_commute() -> None:
-    """Points mirrored in the crop have mirrored heatmaps, and mirrored heatmaps mirrored points."""
+    """Mirrored points have mirrored heatmaps and the reverse."""
     points = inner_points(17, 6)
     mirrored = np.stack([192 - 1 - points[:, 0], points[:, 1]], 1)
     heatmaps = encode_heatmaps(points, SIZE, 4, 2.0)

@@ -16,7 +16,7 @@ TRAIN_VIDEO, VAL_VIDEO = HOLD_OUT + 1, HOLD_OUT
 
 
 def struct(*elements: dict[str, Any]) -> npt.NDArray[Any]:
-    """A 1 x n MATLAB struct array; what an element lacks is empty there, as MATLAB has it."""
+    """A 1 x n MATLAB struct array; missing fields of an element are empty, as in MATLAB."""
     names = list(dict.fromkeys(name for element in elements for name in element))
     array = np.empty((1, len(elements)), [(name, object) for name in names])
     for index, element in enumerate(elements):

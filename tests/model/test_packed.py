@@ -10,7 +10,7 @@ SIZE = 4, 6
 
 
 def flat(value: int) -> np.ndarray:
-    """A BGR image whose blue is `value`."""
+    """A BGR image whose blue channel is `value`."""
     return np.full((*SIZE, 3), (value, 0, 0), np.uint8)
 
 
@@ -26,7 +26,7 @@ def test_images_are_stored_as_rgb_and_drawn_with_their_index(packed: PackedImage
     assert (images[:, 2, 0, 0] == index).all() and (images[:, :2] == 0).all()
 
 
-def test_a_source_that_weighs_nothing_is_never_drawn(packed: PackedImages) -> None:
+def test_a_source_with_weight_zero_is_never_drawn(packed: PackedImages) -> None:
     weights = packed.weights({"far": 0.0})
     assert weights.tolist() == [1.0] * 4 + [0.0] * 4
     _, index, _ = packed.draw(weights, 0, 200, 1)
@@ -43,7 +43,7 @@ def test_a_draw_depends_on_its_step_and_seed_alone(packed: PackedImages) -> None
     assert not torch.equal(first, packed.draw(weights, 3, 16, 2)[1])
 
 
-def test_a_pack_that_was_cut_off_is_none(tmp_path: Path) -> None:
+def test_an_incomplete_pack_is_not_used(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power"):
         pack_images(tmp_path, _fails_after(flat(1)), ["a", "b"], SIZE, "photo")
     assert not is_packed(tmp_path)

@@ -55,7 +55,7 @@ def test_crops_of_several_images_keep_their_order() -> None:
     np.testing.assert_array_equal(together[0], np.repeat(together[2], CROPS_PER_RUN, 0))
 
 
-def test_the_flip_average_agrees_only_with_the_right_mirror_image() -> None:
+def test_the_flip_test_swaps_left_and_right() -> None:
     boxes = [np.array([[150, 50, 340, 250]], np.float32)]
     pose = PoseEstimator(left_and_right, POSE)
     plain, averaged, unswapped = (

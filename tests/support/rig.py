@@ -1,4 +1,4 @@
-"""Streams whose network and camera the test drives."""
+"""Streams whose network and camera are controlled by the test."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ LATEST, ALL = StreamConfig(), StreamConfig(policy=Policy.ALL)
 
 
 class Network:
-    """Finds a person in every frame, each batch when the test lets it; none in dark frames."""
+    """Finds a person in every frame that is not dark; each batch waits until the test releases it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []  # the brightness of their frames
@@ -43,7 +43,7 @@ class Network:
 
 
 class Rig:
-    """A network that the test drives, behind a batcher and an estimator."""
+    """A network controlled by the test, behind a batcher and an estimator."""
 
     def __init__(self, max_streams: int = 4) -> None:
         self.network = Network()
@@ -68,14 +68,14 @@ class Rig:
 
 
 class Camera:
-    """Sends frames when the test says so; `taken` counts those that the stream took."""
+    """Sends frames on command; `taken` counts those that the stream accepted."""
 
     def __init__(self) -> None:
         self.taken = 0
         self._queue: asyncio.Queue[StreamFrame | Exception | None] = asyncio.Queue()
 
     def send(self, *levels: int) -> None:
-        """Frames of these brightnesses, which are their ids too."""
+        """Send frames with these brightnesses, which are also their ids."""
         for level in levels:
             self._queue.put_nowait(frame(level))
 
@@ -95,13 +95,13 @@ def frame(level: int, timestamp: float | None = None) -> StreamFrame:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can without the network."""
+    """Let every task run until it waits for the network."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def told(answers: Iterable[Answer]) -> list[tuple[int, str]]:
-    """Ids and what became of the frames."""
+def outcomes(answers: Iterable[Answer]) -> list[tuple[int, str]]:
+    """Ids and outcomes of the frames."""
     return [(each.frame_id, type(each.outcome).__name__) for each in answers]
 
 
