@@ -35,14 +35,14 @@ from tests.support.service import ROOT, Launch
         ({"trusted_proxies": "nginx"}, "POSE_TRUSTED_PROXIES: 'nginx' does not appear to be an IPv4 or IPv6"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_with_a_line(settings: dict[str, object], line: str) -> None:
+def test_an_invalid_setting_stops_start_up_with_a_line(settings: dict[str, object], line: str) -> None:
     done = run(**settings)
     assert done.returncode == 1
     assert done.stderr.splitlines()[0].startswith(line), done.stderr
     assert len(done.stderr.splitlines()) <= 1 + (settings.get("max_images") == " ")
 
 
-def test_names_and_values_are_told_together() -> None:
+def test_names_and_values_are_reported_together() -> None:
     done = run(max_imges=3, max_batch=0, host="")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
         "POSE_HOST",
@@ -106,9 +106,9 @@ def test_a_hang_up_ends_a_service_that_has_a_terminal(networks: dict[bool, Path]
         preexec_fn=on_its_own_terminal,
     )
     os.close(its_end)
-    told = b""
-    while b'"serving"' not in told:
-        told += os.read(terminal, 4096)
+    output = b""
+    while b'"serving"' not in output:
+        output += os.read(terminal, 4096)
     os.close(terminal)  # the window is closed
     try:
         if ignored:

@@ -126,11 +126,11 @@ async def test_a_loss_that_several_runners_see_restarts_the_worker_once() -> Non
         return items
 
     batcher = Batcher(run, runners=3, restart=lambda: restarts.append(1))
-    told = aiter(batcher.readiness())
-    assert await anext(told)
+    states = aiter(batcher.readiness())
+    assert await anext(states)
     tasks = await submit(batcher, 0, 1, 2)
     assert [type(each) for each in await results(tasks)] == [WorkerLost] * 3
-    while not await anext(told):
+    while not await anext(states):
         pass
     assert await results(await submit(batcher, 4, 5, 6)) == [4, 5, 6]
     assert restarts == [1]

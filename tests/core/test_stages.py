@@ -162,23 +162,23 @@ async def test_sixteen_processors_work_at_the_same_time_with_default_settings(
 
 
 async def test_a_lone_image_may_use_every_processor() -> None:
-    told: list[bool] = []
+    alone_flags: list[bool] = []
     go = threading.Event()
 
     def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
-        told.append(alone)
+        alone_flags.append(alone)
         assert go.wait(30)
         return [Estimate((), 0, 0, 0) for _ in frames]
 
     async with estimator(infer, runners=4, max_batch=1) as core:
         picture = encode(np.zeros((8, 8, 3), np.uint8))
         works = [asyncio.create_task(core.estimate([picture], Options()))]
-        while not told:
+        while not alone_flags:
             await asyncio.sleep(0.001)
         works += [asyncio.create_task(core.estimate([picture], Options())) for _ in range(3)]
-        while len(told) < 4:
+        while len(alone_flags) < 4:
             await asyncio.sleep(0.001)
         go.set()
         await asyncio.gather(*works)
         await core.estimate([picture], Options())
-    assert told == [True, False, False, False, True]
+    assert alone_flags == [True, False, False, False, True]
