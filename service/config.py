@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=20 * 2**20, description="bytes of a request or gRPC message, at most", ge=1024, le=2**31 - 1
     )
+    body_memory_bytes: int = Field(
+        default=384 * 2**20, description="bytes of request bodies under way at once; more wait", ge=1
+    )
     max_video_bytes: int = Field(default=200 * 2**20, description="bytes of a video file, at most", ge=1024)
     max_video_s: float = Field(default=600, description="seconds of a video file, at most", gt=0)
     max_pixels: int = Field(default=40_000_000, description="pixels of an image, at most", ge=1)

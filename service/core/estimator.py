@@ -55,16 +55,20 @@ class Estimator:
         *,
         source: Hashable = None,
         timeout_s: float | None = None,
+        held: int = 0,
     ) -> list[Poses]:
         """The poses of each image, or the failure of the first bad one.
 
         source: sources take turns in the queue; each call is its own unless one is given.
-        timeout_s: the caller's own limit, beside the service's. Raises any PoseError.
+        timeout_s: the caller's own limit, beside the service's. held: places that the caller has by `admit`.
+        Raises any PoseError.
         """
         arrived = perf_counter()
         source = object() if source is None else source
         timeout = min(self._timeout_s, self._timeout_s if timeout_s is None else timeout_s)
-        with self._admit(len(images)):
+        if len(images) > self._max_images:
+            raise InvalidArgument(f"{len(images)} images are more than the {self._max_images} taken at once")
+        with self.admit(len(images) - held):
             if (caller := CALLER.get()) is not None:
                 caller.owe(len(images) - 1)  # the request itself is paid
             jobs = [Job(picture, options, arrived) for picture in images]
@@ -121,12 +125,13 @@ class Estimator:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
-        """Places for `count` images. Raises ShuttingDown, InvalidArgument or Overloaded."""
+    def admit(self, count: int) -> Iterator[None]:
+        """Places for `count` images. Raises ShuttingDown or Overloaded; never for 0."""
+        if not count:
+            yield
+            return
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
-        if count > self._max_images:
-            raise InvalidArgument(f"{count} images are more than the {self._max_images} taken at once")
         if self._admitted + count > self._max_images:
             raise Overloaded(f"all {self._max_images} places are taken")
         self._admitted += count

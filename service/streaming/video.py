@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from importlib.util import find_spec
 from operator import sub
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -23,6 +24,12 @@ _JUMP_S, _JUMP_FRAMES = 10, 10  # a step between frames that is longer than both
 # self-contained formats only: a playlist would have the service fetch what it names
 _OPTIONS = {"format_whitelist": "mov,matroska,avi,mpegts,mpeg,ogg,flv", "protocol_whitelist": "none"}
 _HIDDEN_FRAMES = {"vp8"}  # codecs whose streams have packets that are decoded and not shown
+
+
+def check_installed() -> None:
+    """Raises NotInstalled where PyAV is missing."""
+    if find_spec("av") is None:
+        raise NotInstalled("videos need PyAV: install lgm-pose[video]")
 
 
 def open_video(file: BinaryIO, *, max_seconds: float, max_pixels: int) -> "Video":
@@ -155,10 +162,9 @@ def _too_long(max_seconds: float) -> ImageTooLarge:
 
 def _open(file: BinaryIO) -> "InputContainer":
     """Raises NotInstalled or InvalidVideo."""
-    try:
-        import av
-    except ImportError:
-        raise NotInstalled("videos need PyAV: install lgm-pose[video]") from None
+    check_installed()
+    import av
+
     try:
         container = av.open(file, "r", options=_OPTIONS)
     except (av.FFmpegError, OSError) as error:

@@ -71,7 +71,7 @@ def test_the_picture_answer_shows_the_skeleton(rest: RestClient, photo: bytes, p
         ({"files": {"image": b"x"}, "params": {"fromat": "coco"}}, 422, "fromat"),
         ({"files": {"image": b"x"}, "params": {"format": "xml"}}, 422, "format"),
         ({"files": {"image": b"x"}, "params": {"max_persons": "many"}}, 422, "max_persons"),
-        ({"json": {"image": "x"}}, 415, "json.*send the bytes of an image.*base64 is not"),
+        ({"json": {"image": "x"}}, 415, "json.*send the bytes of the file.*base64 is not"),
         ({"content": b"x"}, 415, "none"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}}, 400, "form"),

@@ -265,7 +265,7 @@ def test_limits_of_the_service(launch: Launch, mp4: bytes) -> None:
     service = launch(max_video_bytes=2000, max_video_s=1, max_streams=0)
     response = httpx.post(f"{service.url}/v1/videos", content=mp4, headers=MP4)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
-    service = launch(max_video_s=1, max_streams=0)
+    service = launch(max_video_s=1)
     response = httpx.post(f"{service.url}/v1/videos", content=mp4, headers=MP4)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
     service = launch(max_streams=0)

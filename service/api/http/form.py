@@ -1,65 +1,61 @@
 """Multipart forms (RFC 7578), by python-multipart."""
 
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.errors import InvalidArgument, MalformedBody
+from service.errors import InvalidArgument, MalformedBody, UnsupportedMediaType
 
-FIELDS = ("image", "file")
 _MAX_PARTS = 1000
-_WINDOW = 2**16  # bytes parsed at a time: in between, other threads get the interpreter's lock
+_MAX_CONTENT_TYPE = 256  # characters; a boundary has at most 70
 
 
-def read_form(body: bytes, boundary: bytes) -> list[bytes]:
-    """The files of the fields `image` and `file`, in their order.
+class FormReader:
+    """Reads a form of files, piece by piece, in time proportional to its bytes.
 
-    Takes time in proportion to the body: call it beside the event loop. Raises MalformedBody for a form that
-    is damaged or ends too soon, InvalidArgument for other fields, text, or no file.
+    fields: the names that its parts may have. new_file: where the content of a part goes.
     """
-    form = _Form()
-    try:
-        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
-        for start in range(0, len(body), _WINDOW):
-            parser.write(body[start : start + _WINDOW])
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise MalformedBody(f"not a valid multipart form: {error}") from error
-    if not form.ended:
-        raise MalformedBody("the form is truncated: the boundary that closes it is missing")
-    if not form.files:
-        raise InvalidArgument(f"the form has no field {FIELDS[0]!r}")
-    return form.files
 
-
-class _Form:
-    """The parts of a form as the parser finds them."""
-
-    def __init__(self) -> None:
-        self.files: list[bytes] = []
-        self.ended = False
-        self._parts = 0
-        self._name = self._value = b""
-        self._disposition = b""
-        self._pieces: list[bytes] = []
-
-    def callbacks(self) -> dict[str, object]:
-        """What the parser calls."""
-        return {
+    def __init__(self, boundary: bytes, fields: tuple[str, ...], new_file: Callable[[], BinaryIO]) -> None:
+        """Raises MalformedBody for a boundary that cannot be one."""
+        self.files: list[BinaryIO] = []
+        self._fields, self._new_file = fields, new_file
+        self._ended = False
+        self._name = self._value = self._disposition = b""
+        callbacks: dict[str, Any] = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_name,
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
-            "on_headers_finished": self._check,
-            "on_part_data": lambda data, start, end: self._pieces.append(data[start:end]),
-            "on_part_end": lambda: self.files.append(b"".join(self._pieces)),
+            "on_headers_finished": self._open,
+            "on_part_data": lambda data, start, end: self.files[-1].write(data[start:end]),
             "on_end": self._end,
         }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise _damaged(error) from error
+
+    def write(self, data: bytes) -> None:
+        """Read the next piece. Raises MalformedBody; InvalidArgument for another field, or text."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _damaged(error) from error
+
+    def close(self) -> None:
+        """Check that the form is complete. Raises MalformedBody, or InvalidArgument without a file."""
+        if not self._ended:
+            raise MalformedBody("the form is truncated: the boundary that closes it is missing")
+        if not self.files:
+            raise InvalidArgument(f"the form has no field {self._fields[0]!r}")
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
+        if len(self.files) == _MAX_PARTS:
             raise MalformedBody(f"the form has more than {_MAX_PARTS} parts")
-        self._disposition, self._pieces = b"", []
+        self._disposition = b""
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -72,16 +68,42 @@ class _Form:
             self._disposition = self._value
         self._name = self._value = b""
 
-    def _check(self) -> None:
-        """The part is a file of a known field."""
+    def _open(self) -> None:
+        """Open a file for a part, which must be a file of a known field."""
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise MalformedBody("a part of the form has no name")
-        name = options[b"name"].decode(errors="replace")
-        if name not in FIELDS:
-            raise InvalidArgument(f"unknown form field {name[:64]!r}: images go into {FIELDS[0]!r}")
+        name, field = options[b"name"].decode(errors="replace"), self._fields[0]
+        if name not in self._fields:
+            raise InvalidArgument(f"unknown form field {name[:64]!r}: the file goes into {field!r}")
         if b"filename" not in options:
             raise InvalidArgument(f"the form field {name!r} is text, not a file: give the part a filename")
+        self.files.append(self._new_file())
 
     def _end(self) -> None:
-        self.ended = True
+        self._ended = True
+
+
+def form_boundary(content_type: str, kind: str, fields: tuple[str, ...]) -> bytes | None:
+    """What parts the files of a form; None where the body itself is the file, of type `kind`/*.
+
+    Raises MalformedBody for a form without a boundary, UnsupportedMediaType for another type of body.
+    """
+    # no more of it: the parser takes half a second for 64 kB of semicolons
+    media_type, options = parse_options_header(content_type[:_MAX_CONTENT_TYPE])
+    if media_type == b"multipart/form-data":
+        if not (boundary := options.get(b"boundary")):
+            raise MalformedBody("not a valid multipart form: its content type has no boundary")
+        return boundary
+    if media_type.startswith(kind.encode() + b"/") or media_type == b"application/octet-stream":
+        return None
+    given = media_type.decode(errors="replace")[:64] or "none"
+    raise UnsupportedMediaType(
+        f"content type {given!r} is not taken: send the bytes of the file as {kind}/* or"
+        f" application/octet-stream, or in the field {fields[0]!r} of multipart/form-data;"
+        " base64 is not decoded here"
+    )
+
+
+def _damaged(error: Exception) -> MalformedBody:
+    return MalformedBody(f"not a valid multipart form: {error}")

@@ -120,11 +120,12 @@ _PROBLEMS = {
     404: "There is no model of that name or version.",
     408: "The body did not arrive in time.",
     413: "Too many bytes or too many pixels.",
-    415: "The body is neither multipart/form-data nor an image.",
+    415: "The body is neither multipart/form-data nor of a type that is taken.",
     422: "A parameter or form field is unknown or out of range.",
     429: "The service is full, or the key is over its rate; Retry-After tells when to try again.",
     500: "A fault of the service.",
     501: "The service was installed without what this needs.",
     503: "The service is shutting down, or its worker was lost; it is back in seconds.",
     504: "The answer was not ready in time.",
+    507: "There is no room to store the video.",
 }

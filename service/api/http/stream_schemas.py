@@ -74,10 +74,20 @@ def failure_json(error: PoseError) -> bytes:
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "type": "object",
+    "required": ["video"],
+    "properties": {"video": {"type": "string", "format": "binary"}},
+    "additionalProperties": False,
+}
 VIDEO_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A video file: MP4, MOV, MKV, WebM, AVI, MPEG, OGG or FLV.",
-        "content": {"video/*": _BINARY, "application/octet-stream": _BINARY},
+        "description": "MP4, MOV, MKV, WebM, AVI, MPEG, OGG or FLV, as the body or as `video` of a form.",
+        "content": {
+            "video/*": _BINARY,
+            "application/octet-stream": _BINARY,
+            "multipart/form-data": {"schema": _FORM},
+        },
     }
 }
