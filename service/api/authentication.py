@@ -107,7 +107,7 @@ def _admit(keys: Keys, key: str) -> None:
     """Find out who calls, and have the request paid. Raises Unauthenticated or RateLimited."""
     caller = keys.caller(key)
     CALLER.set(caller)
-    caller.charge()
+    caller.try_acquire()
 
 
 def _key_among(subprotocols: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Who runs next: sources take turns, and a runner that is free takes what waits at that moment.
+"""Queue and runners: sources take turns, and a free runner takes the items that wait at that moment.
 
-No timer: nothing waits for a batch to fill. A worker that is lost takes along what ran and what waited; it is
-restarted while newcomers are refused.
+There is no timer: no item waits for a batch to fill. When the worker is lost, all running and waiting items
+fail. It is restarted, and new items are refused until then.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from service.observability.metrics import BATCH_IMAGES, QUEUE_DEPTH, WORKER_REST
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PAUSES_S = (0, 0.5, 1, 2, 4, 8, 16, 30)  # before a restart; the last for all that follow
-_STEADY_S = 10  # a worker that has lived so long is not in a loop of crashes
-_LOOK_S = 0.2  # between looks at an idle worker
+_PAUSES_S = (0, 0.5, 1, 2, 4, 8, 16, 30)  # before successive restarts; the last one repeats
+_STEADY_S = 10  # after this time the pauses start again at 0
+_LOOK_S = 0.2  # interval of the check of an idle worker
 
 
 @dataclass(slots=True, eq=False)
@@ -35,15 +35,15 @@ class Turn(Generic[Item, Result]):
     taken: bool = False
 
     def replace(self, item: Item) -> bool:
-        """Put `item` in the place of the present one; False when a runner has taken that, or it was lost."""
-        with self.lock:  # the runner that takes the item holds it too
+        """Replace the present item by `item`. Returns False when a runner has taken it or it has failed."""
+        with self.lock:  # a runner that takes the item holds the same lock
             if not self.taken:
                 self.item = item
             return not self.taken
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items on a fixed number of threads, taking turns among the sources that they come from."""
+    """Runs items on a fixed number of threads; the sources of the items take turns."""
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class Batcher(Generic[Item, Result]):
         alive: Callable[[], bool] = lambda: True,
         restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """run: as many results as items, in their order; called by all runners at the same time.
+        """run: returns one result for each item, in order; all runners call it at the same time.
 
-        runners: threads that call `run`. max_batch: items of a call, at most.
+        runners: number of threads that call `run`. max_batch: maximum number of items of a call.
 
-        The worker is lost when `alive` says so, when `run` raises WorkerLost, runs out of memory, or raises
-        what is no Exception. Then one of the runners calls `restart` until it does not raise.
+        The worker is lost when `alive` returns False, and when `run` raises WorkerLost, MemoryError or a
+        BaseException that is not an Exception. Then one of the runners calls `restart` until it succeeds.
         """
         self._run, self._max_batch = run, max_batch
         self._alive, self._restart = alive, restart
         self._lost, self._losses, self._back = False, 0, monotonic()
-        self._life = 0  # of the worker; several runners may see the end of one
+        self._life = 0  # number of the worker's current life; several runners may see its end
         self._watchers: list[Callable[[], None]] = []
         self._waiting: dict[Hashable, deque[Turn[Item, Result]]] = {}
         self._changed = threading.Condition()
@@ -77,11 +77,11 @@ class Batcher(Generic[Item, Result]):
             runner.start()
 
     async def submit(self, item: Item, source: Hashable) -> Result:
-        """The item's result. Raises as `enter` and `result` do."""
+        """The item's result. Raises what `enter` and `result` raise."""
         return await self.result(self.enter(item, source))
 
     def enter(self, item: Item, source: Hashable) -> Turn[Item, Result]:
-        """A turn in the queue. Raises WorkerLost, and ShuttingDown once closed."""
+        """Add the item to the queue. Raises WorkerLost, and ShuttingDown after `close`."""
         answer = asyncio.get_running_loop().create_future()
         turn = Turn[Item, Result](item, source, answer, self._changed)
         with self._changed:
@@ -95,9 +95,9 @@ class Batcher(Generic[Item, Result]):
         return turn
 
     async def result(self, turn: Turn[Item, Result]) -> Result:
-        """The result of the item that the turn holds when it is taken; when cancelled before, it never runs.
+        """The result of the item that the turn holds when a runner takes it. A cancelled turn never runs.
 
-        Raises InferenceFailed, WorkerLost, and the PoseError that `run` gave in place of a result.
+        Raises InferenceFailed, WorkerLost, or the PoseError that `run` returned instead of a result.
         """
         try:
             return await turn.answer
@@ -107,27 +107,27 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def ready(self) -> bool:
-        """Whether it has a worker."""
+        """Whether the worker is alive."""
         return not self._lost and self._alive()
 
     async def readiness(self) -> AsyncIterator[bool]:
-        """`ready`: now, and after each change."""
+        """The value of `ready`: now, and after each change."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell() -> None:
+        def notify() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        self._watchers.append(tell)
+        self._watchers.append(notify)
         try:
             while True:
                 changed.clear()
                 yield self.ready
                 await changed.wait()
         finally:
-            self._watchers.remove(tell)
+            self._watchers.remove(notify)
 
     async def close(self) -> None:
-        """Refuse new items, answer those that wait, end the runners."""
+        """Refuse new items, answer the waiting ones, and end the runners."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -160,13 +160,15 @@ class Batcher(Generic[Item, Result]):
             _settle(batch, self._outcomes([turn.item for turn in batch]))
 
     def _take(self) -> tuple[list[Turn[Item, Result]], int] | None:
-        """Up to `max_batch` turns, one of each source in turn, and the life of the worker that they fall in.
+        """Up to `max_batch` turns, one from each source in turn, and the number of the worker's life.
 
-        No turns when the worker dies while nothing waits; None when closed and empty.
+        An empty list when the worker dies while no item waits; None when closed and empty.
         """
         with self._changed:
             while not (self._waiting or self._closed) and (self._lost or self._alive()):
-                self._changed.wait(_LOOK_S * len(self._runners))  # each looks, so that together they do often
+                self._changed.wait(
+                    _LOOK_S * len(self._runners)
+                )  # all runners check, so the interval is multiplied
             if self._closed and not self._waiting:
                 return None
             batch: list[Turn[Item, Result]] = []
@@ -176,18 +178,18 @@ class Batcher(Generic[Item, Result]):
                 turn = queue.popleft()
                 turn.taken = True
                 QUEUE_DEPTH.dec()
-                if not turn.answer.done():  # else its caller is gone
+                if not turn.answer.done():  # otherwise its client has left
                     batch.append(turn)
                 if queue:
-                    self._waiting[source] = queue  # to the end of the round
+                    self._waiting[source] = queue  # it has its next turn after all others
             return batch, self._life
 
     def _outcomes(self, items: list[Item]) -> list[Result | PoseError]:
-        """A result or a failure of each; a batch that fails is run again one by one."""
+        """A result or an error for each item. If a batch fails, its items run again one by one."""
         try:
             results = list(self._run(items))
             if len(results) != len(items):
-                raise RuntimeError(f"{len(results)} results of {len(items)} items")
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
             return results
         except (MemoryError, WorkerLost):
             raise
@@ -198,7 +200,7 @@ class Batcher(Generic[Item, Result]):
             return [outcome for item in items for outcome in self._outcomes([item])]
 
     def _lose(self, batch: list[Turn[Item, Result]], life: int) -> None:
-        """Fail the batch. The first runner to see the loss also fails what waits, and restarts the worker."""
+        """Fail the batch. The first runner that sees a loss also fails the queue and restarts the worker."""
         lost = [*batch]
         with self._changed:
             if first := life == self._life:
@@ -210,14 +212,14 @@ class Batcher(Generic[Item, Result]):
                 QUEUE_DEPTH.dec(len(waiting))
                 lost += waiting
         if first:
-            self._tell()
+            self._notify()
         outcomes: list[Result | PoseError] = [WorkerLost() for _ in lost]
         _settle(lost, outcomes)
         if first:
             self._recover()
 
     def _recover(self) -> None:
-        """Restart the worker: at once, or after ever longer pauses where it keeps dying; once closed, not."""
+        """Restart the worker, after growing pauses if it keeps dying; not after `close`."""
         if monotonic() - self._back > _STEADY_S:
             self._losses = 0
         while True:
@@ -235,20 +237,20 @@ class Batcher(Generic[Item, Result]):
                 break
         self._lost, self._back = False, monotonic()
         logger.info("the worker is back")
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        for tell in [*self._watchers]:
-            tell()
+    def _notify(self) -> None:
+        for notify in [*self._watchers]:
+            notify()
 
 
 def _settle(batch: list[Turn[Item, Result]], outcomes: list[Result | PoseError]) -> None:
-    """Give each turn its outcome, on the event loop; from a runner's thread."""
+    """Set the outcome of each turn on the event loop; called from a runner's thread."""
 
     def settle() -> None:
         for turn, outcome in zip(batch, outcomes, strict=True):
             if turn.answer.done():
-                continue  # its caller is gone
+                continue  # its client has left
             if isinstance(outcome, PoseError):
                 turn.answer.set_exception(outcome)
             else:

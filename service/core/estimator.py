@@ -70,7 +70,7 @@ class Estimator:
             raise InvalidArgument(f"{len(images)} images are more than the {self._max_images} taken at once")
         with self.admit(len(images) - held):
             if (caller := CALLER.get()) is not None:
-                caller.owe(len(images) - 1)  # the request itself is paid
+                caller.debit(len(images) - 1)  # the request itself took one
             jobs = [Job(picture, options, arrived) for picture in images]
             async with _deadline(timeout):
                 return await _every(self._answer(job, source) for job in jobs)

@@ -1,4 +1,4 @@
-"""How many decoded pixels there may be at a time."""
+"""A limit of the decoded pixels in memory."""
 
 import threading
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class PixelMemory:
-    """A budget of pixels that threads share: first come, first served."""
+    """A budget of pixels shared by threads, in order of arrival."""
 
     def __init__(self, pixels: int) -> None:
         self._total = self._free = pixels
@@ -16,15 +16,17 @@ class PixelMemory:
 
     @contextmanager
     def room(self, pixels: int) -> Iterator[None]:
-        """Room for so many pixels, waited for. More than all there are count as all."""
+        """Wait until the budget has room for `pixels` and hold it. A larger request counts as the whole
+        budget.
+        """
         pixels, place = min(pixels, self._total), object()
         with self._changed:
-            # who asks for much would wait for ever if those who come later and ask for little went first
+            # in order of arrival: otherwise small requests overtake a large one again and again
             self._waiting.append(place)
             self._changed.wait_for(lambda: self._waiting[0] is place and self._free >= pixels)
             self._waiting.popleft()
             self._free -= pixels
-            self._changed.notify_all()  # there may be room for the next too
+            self._changed.notify_all()  # there may be room for the next one too
         try:
             yield
         finally:

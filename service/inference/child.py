@@ -1,4 +1,4 @@
-"""The pipeline in a child process: what kills it there leaves the service alive."""
+"""The pipeline in a child process, so that a crash of the networks does not end the service."""
 
 import os
 import pickle
@@ -25,18 +25,20 @@ from service.inference.runtime import Runtime
 from service.types import Estimate, Frame
 
 _ROOT = Path(__file__).parents[2]
-_START_S = 300  # for the networks to be opened, and optimised where the runtime does that
-_MOST_RUNS = 1024  # at the same time; the parent has far fewer runners
-_LOOK_S = 0.2  # between looks at how long answers take
+_START_S = 300  # time limit for loading and optimising the networks
+_MOST_RUNS = 1024  # parallel runs; the parent has far fewer runners
+_LOOK_S = 0.2  # interval of the check for overdue answers
 
 
 class ProcessPipeline:
-    """As Pipeline, with the work done by a child that ends with this process, whatever ends it."""
+    """Like Pipeline, but runs in a child process. The child ends when this process ends, for any reason."""
 
     def __init__(self, weights: Path, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
-        """timeout_s: for a run; a child that takes longer is killed. Raises ArtefactError."""
+        """timeout_s: of a run; a child that takes longer is killed. Raises ArtefactError."""
         self._threads, self._runtime, self._timeout_s = threads, runtime, timeout_s
-        self._copies = TemporaryDirectory(prefix="pose-")  # a restart has the same networks, whatever comes
+        self._copies = TemporaryDirectory(
+            prefix="pose-"
+        )  # a restart loads the same networks even if the files have changed
         try:
             for path in weights.glob("*.*"):
                 if path.stem in ("pose", "detector"):
@@ -52,7 +54,7 @@ class ProcessPipeline:
             raise
 
     def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
-        """See Pipeline. Raises WorkerLost, and RuntimeError with the child's traceback."""
+        """See Pipeline. Raises WorkerLost, or RuntimeError with the child's traceback."""
         answer = self._child.ask((frames, alone), self._timeout_s)
         if isinstance(answer, str):
             raise RuntimeError(answer)
@@ -64,12 +66,12 @@ class ProcessPipeline:
         return self._child.alive()
 
     def restart(self) -> None:
-        """A new child with the networks of the old. Raises WorkerLost."""
+        """Start a new child with the same networks. Raises WorkerLost."""
         self._child.end()
         self._start()
 
     def close(self) -> None:
-        """End the child once it has answered all that it was asked."""
+        """End the child after it has answered all requests."""
         self._child.finish()
         self._child.end()
         self._copies.cleanup()
@@ -87,7 +89,7 @@ class ProcessPipeline:
 
 
 class _Child:
-    """A process, and the questions that it has not yet answered; several threads ask at the same time."""
+    """A child process and its pending requests; several threads may call `ask` at the same time."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -96,14 +98,14 @@ class _Child:
                 [sys.executable, "-m", "service.inference.child", str(theirs.fileno())],
                 cwd=_ROOT,
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # a Ctrl-C is for the parent, which drains
+                process_group=0,  # Ctrl-C must reach only the parent, which drains
             )
         self._link = Connection(ours.detach())
         self._sending = Lock()
         self._changed = Condition()
         self._numbers = count()
-        self._asked: dict[int, tuple[Future[Any], float]] = {}  # with the moment by which each is overdue
-        self._ended = False  # takes no more questions
+        self._asked: dict[int, tuple[Future[Any], float]] = {}  # with the deadline of each
+        self._ended = False  # accepts no further requests
         self._reader = Thread(target=self._read, name="child", daemon=True)
         self._reader.start()
 
@@ -112,7 +114,7 @@ class _Child:
         return self.process.poll() is None
 
     def ask(self, question: object, timeout_s: float) -> Any:
-        """Its answer. Raises WorkerLost when it ends first, or is killed for taking too long."""
+        """The child's answer. Raises WorkerLost when the child ends first or is killed after `timeout_s`."""
         future = Future[Any]()
         with self._changed:
             if self._ended:
@@ -127,18 +129,18 @@ class _Child:
         return future.result()
 
     def finish(self) -> None:
-        """Wait until all is answered; further questions raise WorkerLost."""
+        """Wait until all requests are answered; further ones raise WorkerLost."""
         with self._changed:
             self._changed.wait_for(lambda: not self._asked)
             self._ended = True
 
     def end(self) -> None:
-        """End the process at once: it holds nothing that needs an orderly end."""
+        """Kill the process; it has no state that needs a clean shutdown."""
         self.process.kill()
         self._reader.join()
 
     def _read(self) -> None:
-        """Hand out the answers until the process ends, and see to it that it does when one is overdue."""
+        """Deliver the answers until the process ends; kill the process when an answer is overdue."""
         try:
             while True:
                 while not self._link.poll(_LOOK_S):
@@ -154,7 +156,7 @@ class _Child:
 
     def _kill_if_overdue(self) -> None:
         with self._changed:
-            _, due = next(iter(self._asked.values()), (None, None))  # the one that was asked first
+            _, due = next(iter(self._asked.values()), (None, None))  # the oldest request
         if due is not None and monotonic() > due:
             self.process.kill()
 
@@ -174,7 +176,7 @@ class _Child:
 
 
 def _send(link: Connection, message: object) -> None:
-    """Pixels go as they lie in memory, beside the pickle of the rest."""
+    """Pixels are sent out of band, without a copy into the pickle."""
     buffers: list[pickle.PickleBuffer] = []
     link.send((pickle.dumps(message, 5, buffer_callback=buffers.append), len(buffers)))
     for buffer in buffers:
@@ -187,12 +189,12 @@ def _receive(link: Connection) -> Any:
 
 
 def _main() -> None:
-    """The child: networks to open, answered by their names; then frames, answered by persons.
+    """The child process: it loads the networks, answers with their names, then answers frames with persons.
 
-    A failure is answered by its text; what may have left the process in disorder ends it, and so does the end
-    of the parent.
+    It answers an error with its text. An error that may have corrupted the process, and the end of the
+    parent, end the child.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # those who stop every process at once cut no run
+    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to all processes must not interrupt a run
         signal.signal(number, signal.SIG_IGN)
     link, sending = Connection(int(sys.argv[1])), Lock()
 
@@ -204,7 +206,7 @@ def _main() -> None:
                 traceback.print_exc()
                 os._exit(1)
             found = traceback.format_exc()
-        with suppress(OSError), sending:  # a parent that is gone is noticed below
+        with suppress(OSError), sending:  # the loop below notices the end of the parent
             _send(link, (ident, found))
 
     try:
@@ -219,7 +221,7 @@ def _main() -> None:
             ident, (frames, alone) = _receive(link)
             pool.submit(answer, ident, frames, alone)
     except (EOFError, OSError):
-        os._exit(0)  # even in mid-run
+        os._exit(0)  # even during a run
 
 
 if __name__ == "__main__":

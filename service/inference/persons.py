@@ -1,4 +1,4 @@
-"""Boxes and keypoints as the persons of an answer."""
+"""Converts boxes and keypoints to the persons of an answer."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from service.types import Boxes, Floats, Frame, Person
 
 
 def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
-    """The boxes (N, 4) and scores (N,) of each frame that its options ask for, in pixels of the frame.
+    """Boxes (N, 4) and scores (N,) of each frame, limited by its options, in pixels of the frame.
 
-    Boxes that a frame brings stay as they are.
+    A frame that already has boxes keeps them.
     """
     unseen = [frame for frame in frames if frame.boxes is None]
     found = iter(detector.detect([frame.image for frame in unseen]) if unseen else [])
@@ -20,7 +20,7 @@ def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
 
 
 def _wanted(frame: Frame, boxes: Floats, scores: Floats) -> Boxes:
-    """Of boxes (N, 4) and scores (N,), sorted by descending score, those that the frame's options ask for."""
+    """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options."""
     count = min(int(np.count_nonzero(scores >= frame.options.min_score)), frame.options.max_persons)
     return Boxes(boxes[:count], scores[:count])
 
@@ -28,7 +28,7 @@ def _wanted(frame: Frame, boxes: Floats, scores: Floats) -> Boxes:
 def find_persons(frame: Frame, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
     """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3).
 
-    The score of a person is that of the box times that of the keypoints.
+    The score of a person is the score of the box times the score of the keypoints.
     """
     scores = detected.scores * keypoint_score(keypoints[:, :, 2])
     found = zip(detected.boxes, scores.tolist(), keypoints, strict=True)
@@ -38,7 +38,7 @@ def find_persons(frame: Frame, detected: Boxes, keypoints: Floats) -> tuple[Pers
 
 
 def _person(box: Floats, score: float, keypoints: Floats) -> Person:
-    """Rounded to 0.01 pixel and 0.0001: finer digits only make answers longer."""
+    """Rounds to 0.01 pixels and scores to 0.0001, because more digits only make answers longer."""
     x1, y1, x2, y2 = (round(edge, 2) for edge in box.tolist())
     return Person(
         bbox=(x1, y1, x2, y2),

@@ -1,4 +1,4 @@
-"""From decoded frames to persons; synchronous, and usable without a server."""
+"""From decoded frames to persons: synchronous, without a server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from service.types import Estimate, Frame, Model, Models, Options
 
 
 class Networks:
-    """The detector, then LGM-Pose on each box."""
+    """Runs the detector, then LGM-Pose on each box."""
 
     def __init__(self, detector: Session, pose: Session) -> None:
         self._detector = Detector(detector.run, DetectorMetadata.read(detector.metadata))
@@ -23,7 +23,7 @@ class Networks:
         self.batches = detector.batches and pose.batches
 
     def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame, the same as if it were alone."""
+        """The persons of each frame. A frame has the same result alone and in a batch."""
         start = perf_counter()
         detected = find_boxes(self._detector, frames)
         between = perf_counter()
@@ -38,48 +38,48 @@ class Networks:
 
 
 class Pipeline:
-    """The networks, for callers on one thread or on several at the same time."""
+    """The networks, for calls from one thread or from several threads at the same time."""
 
-    def __init__(self, alone: Networks, beside: Networks) -> None:
-        """alone: may take every processor. beside: the same on one thread, for calls at the same time."""
-        self._alone, self._beside = alone, beside
+    def __init__(self, alone: Networks, parallel: Networks) -> None:
+        """alone: uses all processors. parallel: the same networks on one thread, for parallel calls."""
+        self._alone, self._parallel = alone, parallel
 
     @property
     def models(self) -> Models:
-        """The networks that it runs."""
+        """The loaded networks."""
         return self._alone.models
 
     @property
     def batches(self) -> bool:
-        """Whether frames run faster in batches, as on a GPU, than in calls at the same time."""
+        """Whether batches are faster than parallel calls, as on a GPU."""
         return self._alone.batches
 
     def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
-        """The persons of each frame, the same as if it were alone.
+        """The persons of each frame. A frame has the same result alone and in a batch.
 
-        alone: no other call is under way, so that this one may use every processor.
+        alone: no other call is running, so this one may use all processors.
         """
-        return (self._alone if alone else self._beside).run(frames)
+        return (self._alone if alone else self._parallel).run(frames)
 
     def alive(self) -> bool:
-        """It is as long as this process is."""
+        """Always true: it lives as long as this process."""
         return True
 
     def restart(self) -> None:
-        """The networks are still in memory: see that they run. Raises what a run raises."""
+        """Check that the networks, which are still in memory, run. Raises what a run raises."""
         self.run([Frame(np.zeros((64, 64, 3), np.uint8), Options())])
 
     def close(self) -> None:
-        """Nothing needs an end; the memory is given back with the object."""
+        """Does nothing: the memory is released with the object."""
 
 
 def _model(metadata: Metadata) -> Model:
-    """What a network is called."""
+    """Name and version of a network."""
     return Model(metadata.name, metadata.version, metadata.commit)
 
 
 def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
-    """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or so many CPU threads.
+    """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or on `threads` CPU threads.
 
     Raises ArtefactError.
     """

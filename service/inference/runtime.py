@@ -1,4 +1,4 @@
-"""An ONNX file becomes a session that runs it."""
+"""Sessions that run an ONNX file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,42 +12,42 @@ from service.errors import ArtefactError
 from service.types import Floats, Image
 
 Runtime = Literal["onnx", "torch"]
-_WARM_BATCH = 8  # as POSE_MAX_BATCH unless set
+_WARM_BATCH = 8  # the default of POSE_MAX_BATCH
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class Session(Protocol):
-    """A network that is ready to run, from any number of threads at the same time."""
+    """A loaded network, which any number of threads may run at the same time."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself, all as text."""
+        """The metadata of the file, as text."""
 
     @property
     def batches(self) -> bool:
-        """Whether images run faster in one call than in calls at the same time, as on a GPU."""
+        """Whether one call with several images is faster than parallel calls, as on a GPU."""
 
     def run(self, images: Image) -> tuple[Floats, ...]:
-        """The network's outputs, each (N, ...), of uint8 images (N, H, W, 3) BGR."""
+        """The outputs float32 (N, ...) of images uint8 BGR (N, H, W, 3) of the network's input size."""
 
 
 class OnnxSession:
-    """A network run by onnxruntime, on the best device that it offers.
+    """A network that onnxruntime runs on the best available device.
 
-    On a CPU a batch goes image by image, which keeps an image's layers in the caches.
+    On a CPU a batch runs image by image, which keeps an image's layers in the caches.
     """
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        """Load `path`; on a CPU, `threads` share each operation. Raises ArtefactError."""
+        """Load `path`; on a CPU `threads` threads share each operation. Raises ArtefactError."""
         self._session = _load(path, threads)
         image = self._session.get_inputs()[0]
         on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
-        self.batches = not on_cpu and image.shape[0] != 1  # some published networks take one image only
+        self.batches = not on_cpu and image.shape[0] != 1  # some published networks accept only one image
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._input = image.name
 
     def run(self, images: Image) -> tuple[Floats, ...]:
-        """See Session."""
+        """See Session: images (N, H, W, 3), outputs (N, ...)."""
         if self.batches or len(images) == 1:
             return tuple(self._session.run(None, {self._input: images}))
         each = [self._session.run(None, {self._input: image}) for image in images[:, None]]
@@ -59,17 +59,17 @@ def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # idle threads that spin would take the processors from the servers and the decoders
+    # idle threads that spin take the processors from the servers and the decoders
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # onnxruntime's own exceptions have no common class
+    except Exception as error:  # the exceptions of onnxruntime have no common class
         raise ArtefactError(f"{path}: cannot be loaded: {_first_line(error)}") from error
 
 
 class TorchSession:
-    """The network of an ONNX file, run by torch from the weights beside it: on a GPU in half precision."""
+    """The network of an ONNX file, run by torch from its .safetensors; on a GPU in float16."""
 
     batches = True
 
@@ -78,7 +78,7 @@ class TorchSession:
         self.metadata: Mapping[str, str] = OnnxSession(path, threads=1).metadata
         weights = path.with_suffix(".safetensors")
         try:
-            from model.serving import TorchNetwork  # torch is needed by this runtime alone
+            from model.serving import TorchNetwork  # only this runtime needs torch
 
             self.run = TorchNetwork(weights, task, threads=threads).run
         except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
@@ -86,7 +86,7 @@ class TorchSession:
 
 
 def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "onnx") -> Session:
-    """The network of `path`, checked and warmed. Raises ArtefactError when it is not one for `task`."""
+    """The network of `path`, checked and warmed up. Raises ArtefactError when it is not valid for `task`."""
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
     session: Session
@@ -106,14 +106,14 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "on
     except Exception as error:
         raise ArtefactError(f"{path}: cannot be run: {_first_line(error)}") from error
     if not metadata.fits([output.shape for output in outputs]):
-        raise ArtefactError(f"{path}: its outputs are not those of a {task}")
+        raise ArtefactError(f"{path}: its outputs do not match the task {task}")
     if not all(np.isfinite(output).all() for output in outputs):
         raise ArtefactError(f"{path}: its outputs are not finite")
     return session
 
 
 def _colours(height: int, width: int) -> Image:
-    """A picture (1, height, width, 3) of many colours."""
+    """A test image uint8 (1, height, width, 3) with many colours."""
     return np.resize(np.arange(251, dtype=np.uint8), (1, height, width, 3))
 
 

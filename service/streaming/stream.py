@@ -179,7 +179,7 @@ class Stream:
     async def _poses(self, work: _Work, before: asyncio.Task[None] | None) -> Poses:
         """The poses of a frame, on record. Raises PoseError and nothing else."""
         if (caller := CALLER.get()) is not None:
-            await caller.turn()
+            await caller.wait_for_token()
         if self._config.detect_every > 1:
             await _finished(before)  # it tells where the persons are
         since = work.entry.arrived

@@ -172,7 +172,7 @@ async def test_a_certificate_is_replaced_without_a_restart(
     assert not admits(service, before, small)
 
     write(files.settings["tls_key"], second.issue_cert("127.0.0.1").private_key_pem.bytes())
-    await wait_for_log(service, "are no pair")
+    await wait_for_log(service, "do not match")
     assert admits(service, after, small)
     files.settings["tls_cert"].unlink()
     await wait_for_log(service, "No such file")
