@@ -101,11 +101,14 @@ class DetectorMetadata(Metadata):
     """A person detector.
 
     fit: where the image lies in the input. letterbox_fill: grey level of the input where it does not.
+    input_step: 0 where the input always has `input_size`; otherwise an input may be smaller, with sides that
+    are multiples of `input_step`.
     """
 
     task: ClassVar[Task] = "detector"
     letterbox_fill: int
     fit: Fit = Fit.TOP_LEFT
+    input_step: int = 0
 
     def fits(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Whether a network gives outputs of these shapes for one image."""
@@ -147,6 +150,7 @@ def _pairs(text: str) -> tuple[tuple[int, int], ...]:
 _READERS: dict[str, Callable[[str], Any]] = {
     "input_size": _size,
     "letterbox_fill": int,
+    "input_step": int,
     "crop_padding": float,
     "heatmap_stride": float,
     "alignment": Alignment,

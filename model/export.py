@@ -9,6 +9,7 @@ import argparse
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model import detector, lgmpose
-from model.artefact import Metadata
+from model.artefact import DetectorMetadata, Metadata
 from model.fuse import fused
 from model.serving import ServingGraph, detector_metadata, pose_metadata
 
@@ -46,16 +47,15 @@ def export_detector(network: detector.PersonDetector, path: Path, version: str) 
 
 def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path: Path) -> float:
     graph, quick = ServingGraph(network).eval(), ServingGraph(fused(network)).eval()
-    size = metadata.input_size
+    sizes = _sizes(metadata)
     image = torch.randint(
-        0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0, 256, (2, *sizes[-1], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "graph.onnx"
-        batch = torch.export.Dim("batch", min=1, max=4096)
         torch.onnx.export(
-            quick, (image,), str(part), input_names=["image"], output_names=list(outputs),
-            dynamic_shapes=({0: batch},), dynamo=True, external_data=False, optimize=True, verbose=False,
+            quick, (image,), str(part), input_names=["image"], output_names=list(outputs), dynamo=True,
+            dynamic_shapes=(_dynamic(metadata),), external_data=False, optimize=True, verbose=False,
         )  # fmt: skip
         model = onnx.load(part)
         del model.metadata_props[:]
@@ -65,7 +65,7 @@ def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path
             del item.metadata_props[:]  # the exporter's notes, with paths of this machine
             item.doc_string = ""
         onnx.checker.check_model(model)
-        difference = _difference(graph, model.SerializeToString(), size)
+        difference = _difference(graph, model.SerializeToString(), sizes)
     if difference > TOLERANCE:
         raise ExportError(f"onnxruntime and torch differ by {difference:.2g}, more than {TOLERANCE:g}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +73,29 @@ def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path
     return difference
 
 
-def _difference(graph: nn.Module, serialised: bytes, size: tuple[int, int]) -> float:
+def _dynamic(metadata: Metadata) -> dict[int, Any]:
+    """The axes of the input (N, H, W, 3) that may differ from call to call."""
+    axes = {0: torch.export.Dim("batch", min=1, max=4096)}
+    if isinstance(metadata, DetectorMetadata) and metadata.input_step:
+        for axis, name in ((1, "rows"), (2, "columns")):
+            most = metadata.input_size[axis - 1] // metadata.input_step
+            axes[axis] = metadata.input_step * torch.export.Dim(name, min=1, max=most)
+    return axes
+
+
+def _sizes(metadata: Metadata) -> list[tuple[int, int]]:
+    """Heights and widths of inputs that the network must take: the largest, the smallest, and one between."""
+    height, width = metadata.input_size
+    if isinstance(metadata, DetectorMetadata) and (step := metadata.input_step):
+        return [(height, width), (step, width), (height, step), (height, max(step, width - step))]
+    return [(height, width)]
+
+
+def _difference(graph: nn.Module, serialised: bytes, sizes: Sequence[tuple[int, int]]) -> float:
     """Largest difference of any output, as a share of that output's largest value (at least 1)."""
     session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
     worst = 0.0
-    for n in (1, 3):
+    for n, size in product((1, 3), sizes):
         image = np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
         with torch.no_grad():
             expected = graph(torch.from_numpy(image))

@@ -84,17 +84,20 @@ def transform(points: Floats, affine: Floats) -> Floats:
 
 
 def letterbox(
-    image: Pixels, size: tuple[int, int], fill: int, fit: Fit = Fit.TOP_LEFT
+    image: Pixels, size: tuple[int, int], fill: int, fit: Fit = Fit.TOP_LEFT, step: int = 0
 ) -> tuple[Pixels, Floats]:
     """Image (H, W, 3) on a canvas (height, width, 3), and the affine (2, 3) of edges, image -> canvas.
 
-    size: (height, width) of the canvas; fill: grey level where the image is not.
+    size: (height, width) of the canvas; fill: grey level where the image is not. step: unless 0, the canvas
+    ends at the first multiple of it, in pixels, that holds the scaled image.
     """
     height, width = image.shape[:2]
     scales = np.array([size[1] / width, size[0] / height])  # x, y
     if fit is not Fit.STRETCH:
         scales[:] = scales.min()
     inner = max(1, round(width * scales[0])), max(1, round(height * scales[1]))
+    if step:
+        size = -(-inner[1] // step) * step, -(-inner[0] // step) * step
     shrinking = scales.max() < 1
     resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
     x, y = ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2) if fit is Fit.CENTRED else (0, 0)

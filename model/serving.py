@@ -52,6 +52,7 @@ def detector_metadata(
         commit=commit,
         input_size=network.config.input_size,
         letterbox_fill=detector.LETTERBOX_FILL,
+        input_step=detector.STRIDES[-1],
     )
 
 

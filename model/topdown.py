@@ -44,13 +44,24 @@ class Detector:
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """The persons of each image, after non-maximum suppression: boxes (N, 4) and scores (N,), at least
         MIN_BOX_SCORE and sorted by descending score."""
-        size, fill, fit = self.metadata.input_size, self.metadata.letterbox_fill, self.metadata.fit
-        canvases, affines = zip(*(letterbox(image, size, fill, fit) for image in images), strict=True)
-        boxes, scores = self.network(np.stack(canvases))
+        of_image = [self._canvas(image) for image in images]
+        outputs = self._run([canvas for canvas, _ in of_image])
         return [
-            _select(image.shape[:2], *each)
-            for image, *each in zip(images, boxes, scores, affines, strict=True)
+            _select(image.shape[:2], boxes, scores, affine)
+            for image, (_, affine), (boxes, scores) in zip(images, of_image, outputs, strict=True)
         ]
+
+    def _canvas(self, image: Pixels) -> tuple[Pixels, Floats]:
+        data = self.metadata
+        return letterbox(image, data.input_size, data.letterbox_fill, data.fit, data.input_step)
+
+    def _run(self, canvases: Sequence[Pixels]) -> list[tuple[Floats, Floats]]:
+        """Boxes (A, 4) and scores (A,) of each canvas."""
+        if self.metadata.input_step:  # they differ in size, and on processors a batch saves nothing
+            each = [self.network(canvas[None]) for canvas in canvases]
+            return [(boxes[0], scores[0]) for boxes, scores in each]
+        boxes, scores = self.network(np.stack(canvases))
+        return list(zip(boxes, scores, strict=True))
 
 
 def _select(size: tuple[int, ...], boxes: Floats, scores: Floats, affine: Floats) -> Detections:

@@ -1,6 +1,7 @@
 """From decoded frames to persons: synchronous, without a server."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -17,7 +18,10 @@ class Networks:
     """Runs the detector, then LGM-Pose on each box."""
 
     def __init__(self, detector: Session, pose: Session) -> None:
-        self._detector = Detector(detector.run, DetectorMetadata.read(detector.metadata))
+        metadata = DetectorMetadata.read(detector.metadata)
+        if detector.batches:  # images of one size run together, and a GPU plans its work for each size
+            metadata = replace(metadata, input_step=0)
+        self._detector = Detector(detector.run, metadata)
         self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
         self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
         self.batches = detector.batches and pose.batches

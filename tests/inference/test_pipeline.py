@@ -101,6 +101,30 @@ def finder(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> Detecto
     return Detector(run, metadata)
 
 
+class Recorded:
+    """A detector that takes inputs of any size and finds no one; it records the shapes of its inputs."""
+
+    def __init__(self, batches: bool) -> None:
+        self.batches, self.shapes = batches, list[tuple[int, ...]]()
+        self.metadata = DetectorMetadata(
+            name="", version="", commit="", input_size=(320, 320), letterbox_fill=114, input_step=32
+        ).entries()
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        self.shapes.append(images.shape)
+        return np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), np.float32)
+
+
+def test_a_gpu_runs_images_of_one_size_together_a_processor_as_small_as_they_are(tmp_path: Path) -> None:
+    pose = OnnxSession(save_networks(tmp_path) / "pose.onnx", threads=1)
+    frames = [frame(scene(height, 640, [])) for height in (480, 360)]
+    gpu, processor = Recorded(batches=True), Recorded(batches=False)
+    for detector in (gpu, processor):
+        Networks(detector, pose).run(frames)
+    assert gpu.shapes == [(2, 320, 320, 3)]
+    assert processor.shapes == [(1, 256, 320, 3), (1, 192, 320, 3)]
+
+
 def test_boxes_are_sorted_suppressed_and_clipped() -> None:
     nan, inf = float("nan"), float("inf")
     boxes: list[list[float]] = [

@@ -98,6 +98,20 @@ def test_an_image_lies_at_the_top_left_in_the_middle_or_everywhere() -> None:
     assert not filled[Fit.STRETCH].any()
 
 
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("shape", [(400, 600), (600, 250), (1, 900)])
+def test_a_canvas_ends_at_the_step_after_the_image(shape: tuple[int, int], fit: Fit) -> None:
+    image = np.full((*shape, 3), 255, np.uint8)
+    whole, _ = letterbox(image, (320, 320), 50, fit)
+    canvas, _ = letterbox(image, (320, 320), 50, fit, step=32)
+    assert not canvas.shape[0] % 32 and not canvas.shape[1] % 32
+    filled = [
+        np.count_nonzero((each[..., 0] != 50).any(1 - axis)) for axis in (0, 1) for each in (whole, canvas)
+    ]
+    assert filled[0] == filled[1] and filled[2] == filled[3]  # the image itself is as large as before
+    assert 0 <= canvas.shape[0] - filled[0] < 32 and 0 <= canvas.shape[1] - filled[2] < 32
+
+
 def test_nms_keeps_the_best_box_of_each_group() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [1, 0, 11, 10], [0, 0, 10, 20], [51, 50, 61, 60]])
     scores = np.array([0.5, 0.9, 0.8, 0.3, 0.4], np.float32)

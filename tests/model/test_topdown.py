@@ -111,6 +111,23 @@ def test_boxes_come_back_in_image_pixels(shape: tuple[int, int], fit: Fit) -> No
         np.testing.assert_allclose(scores, [0.9])
 
 
+def test_a_network_of_any_size_sees_no_more_than_the_image_needs() -> None:
+    seen = []
+
+    def network(canvases: Pixels) -> tuple[Floats, ...]:
+        seen.append(canvases.shape)
+        return bright_boxes(canvases)
+
+    images = [np.full((*shape, 3), 30, np.uint8) for shape in ((300, 900), (900, 300), (900, 900))]
+    for image in images:
+        image[60:150, 30:80] = 255
+    found = Detector(network, replace(DETECTOR, input_step=32)).detect(images)
+    assert seen == [(1, 128, 320, 3), (1, 320, 128, 3), (1, 320, 320, 3)]
+    for boxes, scores in found:
+        np.testing.assert_allclose(boxes, [[30, 60, 80, 150]], atol=3)
+        np.testing.assert_allclose(scores, [0.9])
+
+
 def test_boxes_end_at_the_border_and_descend_in_score() -> None:
     def network(canvases: Pixels) -> tuple[Floats, ...]:
         boxes = [[-20, -30, 100, 400], [200, 100, 500, 200], [400, 10, 500, 90], [50, 50, 50, 90]]
