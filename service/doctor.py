@@ -1,4 +1,4 @@
-"""`lgm-pose doctor`: checks the set-up and says what is wrong with it."""
+"""`lgm-pose doctor`: checks the set-up and reports errors."""
 
 import os
 import shutil
@@ -33,20 +33,20 @@ _SPARE_FILES = 64  # libraries, logs, temporary files
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check: a verdict and a sentence that says what to do where that is needed."""
+    """The result of one check: a verdict and a sentence, which says what to do if necessary."""
 
     verdict: Verdict
     text: str
 
 
 def diagnose(settings: Settings) -> Iterator[Finding]:
-    """The findings of all checks, in the order of start-up; no check changes anything."""
+    """The findings of all checks in the order of start-up. Checks change nothing."""
     for check in _CHECKS:
         yield from check(settings)
 
 
 def run_doctor(settings: Settings) -> int:
-    """Print the findings; the exit status is 1 when one of them is an error."""
+    """Print the findings and return the exit status: 1 if one of them is an error."""
     findings = []
     for finding in diagnose(settings):
         findings.append(finding)
@@ -72,7 +72,7 @@ def _packages(settings: Settings) -> Iterator[Finding]:
             "warning", "PyAV is not installed: POST /v1/videos is refused (pip install 'lgm-pose[video]')"
         )
     else:
-        yield Finding("ok", f"PyAV {version('av')}: video files are read")
+        yield Finding("ok", f"PyAV {version('av')}: video files are supported")
 
 
 def _processors(settings: Settings) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def _open_files(settings: Settings) -> Iterator[Finding]:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * settings.max_connections + _SPARE_FILES  # as many over gRPC
+    needed = 2 * settings.max_connections + _SPARE_FILES  # the same number over gRPC
     if soft != resource.RLIM_INFINITY and soft < needed:
         text = f"{soft} open files are too few for POSE_MAX_CONNECTIONS={settings.max_connections}"
         yield Finding("warning", f"{text}: run `ulimit -n {needed}` first")
@@ -115,7 +115,7 @@ def _temporary_folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning", f"no temporary folder is writable, video uploads fail: {error.strerror}")
         return
     if free < settings.max_video_bytes:
-        text = f"{folder} has {free >> 20} MiB left, less than a video may have"
+        text = f"{folder} has {free >> 20} MiB left, less than the largest video"
         yield Finding("warning", f"{text}: POSE_MAX_VIDEO_BYTES={settings.max_video_bytes}")
     else:
         yield Finding("ok", f"{folder} has {free >> 20} MiB left for video uploads")
@@ -127,7 +127,7 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("error", str(error))
         return
-    keys = "API keys are required" if security.keys else "no API keys: every caller is served"
+    keys = "API keys are required" if security.keys else "no API keys: every client is served"
     yield Finding("ok", f"{keys}; {'TLS' if security.tls else 'no TLS'}")
 
 
