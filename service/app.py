@@ -162,7 +162,7 @@ def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:
             settings.weights,
             threads=threads,
             runtime=settings.runtime,
-            timeout_s=settings.request_timeout_s,
+            timeout_s=settings.worker_timeout_s,
         )
     return open_pipeline(settings.weights, threads=threads, runtime=settings.runtime)
 

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=30, description="seconds from admission to the answer, at most", gt=0, le=3600
     )
+    worker_timeout_s: float = Field(
+        default=30,
+        description="seconds of a run in a worker process, after which it is killed and restarted",
+        gt=0,
+        le=3600,
+    )
     receipt_timeout_s: float = Field(
         default=30, description="seconds for a request body to arrive, at most", gt=0, le=3600
     )

@@ -92,7 +92,7 @@ class Timings:
     """Seconds from the arrival of an image to its answer, stage by stage; their sum is the whole time.
 
     queue: waiting for a turn, and for memory. decode, detect, pose: the work. other: what is left, such as
-    the way to a child process, the order of a stream's answers and its tracking.
+    the way to a child process, a drawing, the order of a stream's answers and its tracking.
     """
 
     decode: float

@@ -6,7 +6,6 @@ import cv2
 import simplejpeg
 
 from model.keypoints import EDGES, FLIP_PAIRS
-from service.core.image import decode
 from service.types import Image, Person
 
 _SHOWN = 0.3  # keypoints below this score are not drawn
@@ -16,9 +15,8 @@ _ORANGE, _BLUE, _GREEN = (0, 140, 255), (255, 130, 30), (80, 220, 80)  # BGR
 _SUBPIXEL_BITS = 3
 
 
-def draw(data: bytes, persons: Iterable[Person], rotate: int = 0) -> bytes:
-    """The encoded image, turned as in `decode`, with the persons' skeletons, as a JPEG."""
-    image = decode(data, rotate)
+def draw(image: Image, persons: Iterable[Person]) -> bytes:
+    """Draw the persons' skeletons into an image (H, W, 3) BGR; gives it as a JPEG."""
     for person in persons:
         draw_person(image, person)
     return bytes(simplejpeg.encode_jpeg(image, quality=90, colorspace="BGR"))

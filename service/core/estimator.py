@@ -60,20 +60,23 @@ class Estimator:
         """The poses of each image, or the failure of the first bad one.
 
         source: sources take turns in the queue; each call is its own unless one is given.
-        timeout_s: the caller's own limit, beside the service's. held: places that the caller has by `admit`.
-        Raises any PoseError.
+        timeout_s: the caller's own limit, in addition to the service's. held: places that the caller has by
+        `admit`. Raises any PoseError.
         """
         arrived = perf_counter()
+        jobs = [Job(picture, options, arrived) for picture in images]
         source = object() if source is None else source
-        timeout = min(self._timeout_s, self._timeout_s if timeout_s is None else timeout_s)
-        if len(images) > self._max_images:
-            raise InvalidArgument(f"{len(images)} images are more than the {self._max_images} taken at once")
-        with self.admit(len(images) - held):
-            if (caller := CALLER.get()) is not None:
-                caller.debit(len(images) - 1)  # the request itself took one
-            jobs = [Job(picture, options, arrived) for picture in images]
-            async with _deadline(timeout):
-                return await _every(self._answer(job, source) for job in jobs)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return [poses for poses, _ in await self._answers(jobs, source, limit_s, held)]
+
+    async def draw(self, image: Picture, options: Options, *, held: int = 0) -> tuple[Poses, bytes]:
+        """The poses of an image, and a JPEG of the image with the skeletons.
+
+        held: as in `estimate`. Raises any PoseError.
+        """
+        job = Job(image, options, perf_counter(), drawn=True)
+        (answer,) = await self._answers([job], object(), self._timeout_s, held)
+        return answer
 
     def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
         """A turn in the queue for a frame of a stream that has its place.
@@ -85,7 +88,8 @@ class Estimator:
     async def answer(self, turn: Turn[Job, Done]) -> Poses:
         """The poses of the frame that a runner takes at this turn. Raises any PoseError."""
         async with _deadline(self._timeout_s):
-            return _poses(await self._batcher.result(turn), turn.item.arrived)
+            done = await self._batcher.result(turn)
+        return _poses(turn.item, done)
 
     @contextmanager
     def stream_place(self) -> Iterator[None]:
@@ -142,8 +146,21 @@ class Estimator:
             self._admitted -= count
             self._check_idle()
 
-    async def _answer(self, job: Job, source: Hashable) -> Poses:
-        return _poses(await self._batcher.submit(job, source), job.arrived)
+    async def _answers(
+        self, jobs: Sequence[Job], source: Hashable, timeout_s: float, held: int
+    ) -> list[tuple[Poses, bytes]]:
+        """The poses and the drawing of each image of a request. Raises any PoseError."""
+        if len(jobs) > self._max_images:
+            raise InvalidArgument(f"{len(jobs)} images are more than the {self._max_images} taken at once")
+        with self.admit(len(jobs) - held):
+            if (caller := CALLER.get()) is not None:
+                caller.debit(len(jobs) - 1)  # the request itself took one
+            async with _deadline(min(self._timeout_s, timeout_s)):
+                return await _every(self._answer(job, source) for job in jobs)
+
+    async def _answer(self, job: Job, source: Hashable) -> tuple[Poses, bytes]:
+        done = await self._batcher.submit(job, source)
+        return _poses(job, done), done.drawing
 
     def _check_idle(self) -> None:
         if not self._admitted and not self._streams:
@@ -160,9 +177,9 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
         raise DeadlineExceeded(f"no answer within {seconds:.3g} s") from None
 
 
-def _poses(done: Done, arrived: float) -> Poses:
-    """What was found in an image that arrived at a moment of `perf_counter` and is answered now."""
-    estimate = done.estimate
+def _poses(job: Job, done: Done) -> Poses:
+    """What was found in an image that is answered now."""
+    arrived, estimate = job.arrived, done.estimate
     posing = done.decoded + estimate.detect
     stage_spans(
         queue=(arrived, done.begun),

@@ -1,4 +1,4 @@
-"""What a runner does with the images that it has taken: memory, header, decoding, networks.
+"""What a runner does with the images that it has taken: memory, header, decoding, networks, drawing.
 
 Nothing is decoded before: what waits in the queue is as small as it was sent, and a stream may put a newer
 frame in its place until the end of the wait.
@@ -11,6 +11,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Protocol
 
+from service.core.drawing import draw
 from service.core.image import decode, read_size
 from service.core.memory import PixelMemory
 from service.errors import PoseError
@@ -25,7 +26,7 @@ def _unknown() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to work on. arrived: when it came, in seconds of `perf_counter`.
+    """An image to work on. arrived: when it came, in seconds of `perf_counter`. drawn: a drawing is wanted.
 
     boxes: where the persons are, asked on a runner's thread when the image is taken; None calls the detector.
     """
@@ -34,17 +35,22 @@ class Job:
     options: Options
     arrived: float
     boxes: Callable[[], Boxes | None] = _unknown
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was found in an image of this size; when its decoding began and ended (`perf_counter`)."""
+    """What was found in an image of this size; when its decoding began and ended (`perf_counter`).
+
+    drawing: the image with the skeletons as a JPEG; empty unless it is wanted.
+    """
 
     width: int
     height: int
     estimate: Estimate
     begun: float
     decoded: float
+    drawing: bytes
 
 
 class Infer(Protocol):
@@ -80,13 +86,13 @@ class Stages:
         decoded = perf_counter()
         frames = [each for each in found if isinstance(each, Frame)]
         estimates = self._infer(frames, alone=self._running == 1) if frames else ()
-        done = iter(
-            [
-                Done(frame.image.shape[1], frame.image.shape[0], estimate, begun, decoded)
-                for frame, estimate in zip(frames, estimates, strict=True)
-            ]
-        )
-        return [each if isinstance(each, PoseError) else next(done) for each in found]
+        if len(estimates) != len(frames):
+            raise RuntimeError(f"{len(estimates)} results of {len(frames)} frames")
+        each_estimate = iter(estimates)
+        return [
+            each if isinstance(each, PoseError) else _done(job, each, next(each_estimate), begun, decoded)
+            for job, each in zip(jobs, found, strict=True)
+        ]
 
     def _pixels(self, job: Job) -> int | PoseError:
         """Pixels of the image by its header, or why it is refused."""
@@ -109,3 +115,9 @@ def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
         return Frame(decode(job.picture, job.options.rotate), job.options, job.boxes())
     except PoseError as error:
         return error
+
+
+def _done(job: Job, frame: Frame, estimate: Estimate, begun: float, decoded: float) -> Done:
+    height, width = frame.image.shape[:2]
+    drawing = draw(frame.image, estimate.persons) if job.drawn else b""
+    return Done(width, height, estimate, begun, decoded, drawing)

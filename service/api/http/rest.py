@@ -1,6 +1,5 @@
 """The REST front end."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from service.api.http.schemas import (
 from service.api.http.upload import received_images
 from service.api.intake import Intake
 from service.core.coco import CocoResult, coco_results
-from service.core.drawing import draw
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument
 from service.types import Models, Poses
@@ -83,17 +81,15 @@ class RestApi:
             picture = "image/jpeg" in request.headers.get("accept", "")
             if picture and len(images) > 1:
                 raise InvalidArgument("a picture can be drawn of one image only")
-            work = self.estimator.estimate(images, query.options(), held=1)
             access = access_of(request.scope)
-            access.poses = results = await while_connected(request, work)
             if picture:
-                return await self._drawn(images[0], results[0], query.rotate)
-        return self._json(query, results)
-
-    async def _drawn(self, image: bytes, poses: Poses, rotate: int) -> Response:
-        loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self.decoders, draw, image, poses.persons, rotate)
-        return Response(drawn, media_type="image/jpeg")
+                drawn = self.estimator.draw(images[0], query.options(), held=1)
+                poses, drawing = await while_connected(request, drawn)
+                access.poses = [poses]
+                return Response(drawing, media_type="image/jpeg")
+            work = self.estimator.estimate(images, query.options(), held=1)
+            access.poses = await while_connected(request, work)
+        return self._json(query, access.poses)
 
     def _json(self, query: PosesQuery, results: Sequence[Poses]) -> Response:
         if query.format == "coco":
