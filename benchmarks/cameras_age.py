@@ -1,9 +1,9 @@
 """How old a camera's frame is when its inference starts: `python -m benchmarks.cameras_age`.
 
 1, 8 and 64 cameras under the policy LATEST, with a frame every 20 ms each, share one runner. Its networks
-sleep, 10 ms a frame, so that the figures depend little on the machine. 64 cameras saturate the runner: a round
-of all cameras takes 640 ms, and each camera has one frame answered in a round. The age is the time from when a
-frame is sent to when the networks get it.
+sleep, 10 ms a frame, so that the figures depend little on the machine. 64 cameras saturate the runner: a
+round of all cameras takes 640 ms, and each camera has one frame answered in a round. The age is the time from
+when a frame is sent to when the networks get it.
 """
 
 import asyncio
