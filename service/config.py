@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     head_timeout_s: float = Field(
         default=10, description="seconds for the head of an HTTP request to arrive, at most", gt=0, le=3600
     )
+    idle_timeout_s: float = Field(
+        default=75, description="seconds that an HTTP connection may be idle between requests", gt=0, le=3600
+    )
     max_connections: int = Field(default=512, description="HTTP connections open at once", ge=1)
     api_keys: SecretStr = Field(
         default=SecretStr(""), description="keys that callers must show: `key` or `name:key`, apart by commas"

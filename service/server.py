@@ -15,7 +15,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.http.slow_clients import Limits, PatientHttp, PatientWebSocket
+from service.api.grpc.server import LAST_WORDS_S
+from service.api.http.slow_clients import Connections, Limits, PatientHttp, PatientWebSocket, check_hooks
 from service.config import Settings, listed
 from service.errors import ArtefactError, ConfigError
 from service.observability.logs import configure_logs
@@ -37,11 +38,17 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         tls: Tls | None = app.state.security.tls
-        limits = Limits(settings.head_timeout_s, settings.receipt_timeout_s, settings.max_connections)
+        check_hooks()
+        limits = Limits(
+            head_s=settings.head_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            transfer_s=settings.receipt_timeout_s,
+            connections=settings.max_connections,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(PatientHttp, limits=limits),  # type: ignore[arg-type]
+                http=partial(PatientHttp, limits=limits, resting=Connections()),  # type: ignore[arg-type]
                 host=settings.host,
                 port=settings.http_port,
                 log_config=None,
@@ -56,7 +63,7 @@ class Server(uvicorn.Server):
                 ws_per_message_deflate=False,  # pictures are compressed already
                 # a pong waits behind the frames that are held back
                 ws_ping_timeout=_PONG_TIMEOUT_S,
-                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
+                timeout_keep_alive=math.ceil(settings.idle_timeout_s),
             )
         )
         self._state, self._drain_timeout_s = app.state, settings.drain_timeout_s
@@ -85,8 +92,12 @@ class Server(uvicorn.Server):
         """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
         for server in self.servers:
             server.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._drain_timeout_s
         self._draining = asyncio.create_task(self._state.estimator.drain(self._drain_timeout_s))
         await asyncio.wait((self._draining,))
+        # answers that are still being sent have what is left of the same time
+        self.config.timeout_graceful_shutdown = max(LAST_WORDS_S, math.ceil(deadline - loop.time()))
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

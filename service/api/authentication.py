@@ -136,11 +136,11 @@ async def refuse(
 def _refusal(error: PoseError, api: str) -> Handler:
     """A handler for calls of any kind, which ends them before their messages are read."""
 
-    async def refuse(_: object, context: Context) -> None:
+    async def end(_: object, context: Context) -> None:
         try:
             with observed_call(api, identify(context)):
                 raise error
         except PoseError:
             await abort(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(end)

@@ -45,6 +45,7 @@ class Estimator:
         self._max_streams, self.stream_window = max_streams, stream_window
         self._admitted = self._streams = 0
         self.draining = asyncio.Event()
+        self._drained_by: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -123,10 +124,15 @@ class Estimator:
         return self._batcher.readiness()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new work and wait until what was admitted is answered, but no longer than timeout_s."""
+        """Refuse new work and wait until what was admitted is answered.
+
+        Waits no longer than timeout_s from the first call on, however often it is called.
+        """
         self.draining.set()
+        self._drained_by = self._drained_by or asyncio.get_running_loop().time() + timeout_s
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout_at(self._drained_by):
+                await self._idle.wait()
 
     @contextmanager
     def admit(self, count: int) -> Iterator[None]:

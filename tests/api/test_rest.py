@@ -170,6 +170,12 @@ def test_request_ids(rest: RestClient, rpc: GrpcClient, service: Service, photo:
     assert {"api": "grpc", "code": "OK", "images": 1, "persons": 1}.items() <= line.items()
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])
+def test_probes_answer_head(rest: RestClient, path: str) -> None:
+    response = rest.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_probes_skeleton_and_documents(rest: RestClient) -> None:
     assert answer(rest.http.get("/healthz")) == {"status": "ok"}
     assert answer(rest.http.get("/readyz")) == {"status": "ready"}

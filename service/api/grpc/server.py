@@ -29,10 +29,16 @@ from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2,
 _NAME = pose_pb2.DESCRIPTOR.services_by_name["PoseService"].full_name
 _V2_NAME = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _CHECKED = (health.OVERALL_HEALTH, _NAME, _V2_NAME)
-# a peer whose machine is gone without a word is noticed, and its stream ended
-_KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
+_KEEPALIVE = (
+    # a peer whose machine is gone without a word is noticed, and its stream ended
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # clients may ping every 10 s, with calls and without; half of it, as pings may come late and then early
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
 _PEERS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incoming_connections", 512))
-_LAST_WORDS_S = 2  # for answers under way to be sent; health watches, which never end, are cut then
+LAST_WORDS_S = 2  # for answers under way to be sent; health watches, which never end, are cut then
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ async def serve_grpc(
     finally:
         for watch in watches:
             watch.cancel()
-        await server.stop(_LAST_WORDS_S)
+        await server.stop(LAST_WORDS_S)
 
 
 async def _tell_drain(estimator: Estimator, checks: health.aio.HealthServicer) -> None:

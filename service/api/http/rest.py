@@ -58,6 +58,8 @@ class RestApi:
         )
         router.add_api_route("/v1/models", self.models_now, summary="The networks that answer")
         router.add_api_route("/v1/skeleton", self.skeleton, summary="What the keypoints are")
+        for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
         router.add_api_route("/healthz", self.healthz, summary="Whether the process lives")
         router.add_api_route("/readyz", self.readyz, summary="Whether it takes work", responses=problems(503))
         router.add_api_route(

@@ -5,8 +5,9 @@ connections has a limit.
 """
 
 from asyncio import TimerHandle, Transport
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 from fastapi.responses import Response
@@ -15,32 +16,36 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api.http.problem import pose_problem, problem
-from service.errors import MalformedBody, ReceiptTimeout
+from service.errors import ConfigError, MalformedBody, ReceiptTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """head_s: for the head of a request, from the connection or the last answer on.
+    """head_s: for the head of a request, from the connection or its first byte on.
 
-    transfer_s: for a WebSocket message to arrive once begun, and for an answer to be taken. connections:
-    open at once; one more takes the place of the one that has rested longest, or is closed where none rests.
+    idle_s: between an answer and the next request. transfer_s: for a WebSocket message to arrive once begun,
+    and for an answer to be taken. connections: open at once; one more takes the place of the one that has
+    been without a request longest, or is closed where none is.
     """
 
     head_s: float
+    idle_s: float
     transfer_s: float
     connections: int
-    # those without a request, longest first
-    resting: dict["PatientHttp", None] = field(default_factory=dict)
+
+
+class Connections(dict["PatientHttp", None]):
+    """The connections without a request, longest first."""
 
 
 class PatientHttp(HttpToolsProtocol):
     """HTTP whose heads and answers have deadlines."""
 
-    def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, resting: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._limits = limits
+        self._limits, self._idle = limits, resting
         self._head_bytes = 0
         self._in_head = False
         self._resting: TimerHandle | None = None
@@ -51,7 +56,7 @@ class PatientHttp(HttpToolsProtocol):
         super().connection_made(transport)
         self._rest(self._limits.head_s)
         if len(self.connections) > self._limits.connections:
-            longest = next(iter(self._limits.resting))  # this one, where all others are at work
+            longest = next(iter(self._idle))  # this one, where all others are at work
             longest._stir()
             longest.transport.abort()
 
@@ -71,6 +76,8 @@ class PatientHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         self._in_head, self._head_bytes = True, 0
+        if self.cycle is not None and self.cycle.response_complete:
+            self._rest(self._limits.head_s)  # the first head has its time from the connection on
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -84,7 +91,8 @@ class PatientHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:  # else a request waits behind this one
             busy = self.cycle.more_body or self.transport.get_write_buffer_size() > 0
-            self._rest(self._limits.transfer_s if busy else self._limits.head_s)
+            waiting_s = self._limits.head_s if self._in_head else self._limits.idle_s
+            self._rest(self._limits.transfer_s if busy else waiting_s)
 
     def pause_writing(self) -> None:
         """See Protocol."""
@@ -99,13 +107,13 @@ class PatientHttp(HttpToolsProtocol):
             self._writing = None
 
     def _rest(self, seconds: float) -> None:
-        """Nothing is asked: it must be, before long."""
+        """There is no request: close the connection unless the head of one is complete in time."""
         self._stir()
-        self._limits.resting[self] = None
+        self._idle[self] = None
         self._resting = self.loop.call_later(seconds, self._expire)
 
     def _stir(self) -> None:
-        self._limits.resting.pop(self, None)
+        self._idle.pop(self, None)
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
@@ -171,6 +179,17 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
         self.transport.close()
+
+
+def check_hooks() -> None:
+    """Raises ConfigError where uvicorn no longer has a method that a deadline hangs on."""
+    for protocol in (PatientHttp, PatientWebSocket):
+        (base,) = protocol.__bases__
+        for name in vars(protocol):
+            if not name.startswith("_") and not hasattr(base, name):
+                raise ConfigError(
+                    f"uvicorn {version('uvicorn')} has no {base.__name__}.{name}: deadlines need it"
+                )
 
 
 def _encoded(response: Response, headers: list[tuple[bytes, bytes]]) -> bytes:

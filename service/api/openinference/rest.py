@@ -124,6 +124,8 @@ class OpenInferenceApi:
         """Add the routes to an application."""
         router = APIRouter(route_class=_Route, tags=["open inference protocol"])
         router.add_api_route("/v2", self.server, summary="The service")
+        for path, probe in (("/v2/health/live", self.live), ("/v2/health/ready", self.ready)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
         router.add_api_route("/v2/health/live", self.live, summary="Whether the process lives")
         router.add_api_route(
             "/v2/health/ready", self.ready, summary="Whether it takes work", responses=problems(503)
@@ -140,7 +142,7 @@ class OpenInferenceApi:
             self.model,
             name=f"model{suffix}",
             summary="The model's tensors",
-            responses=problems(404),
+            responses=problems(404, 422),
             **common,
         )
         router.add_api_route(
@@ -148,7 +150,7 @@ class OpenInferenceApi:
             self.model_ready,
             name=f"model_ready{suffix}",
             summary="Whether the model takes work",
-            responses=problems(404, 503),
+            responses=problems(404, 422, 503),
             **common,
         )
         router.add_api_route(
