@@ -7,7 +7,7 @@
 - the same, all photos: every photo where each person has a box, those without a labelled keypoint
   and those without a person included, which shows what is seen where nobody is.
 
-On MPII it prints PCKh.
+Photos kept apart for decisions are in none of them. On MPII it prints PCKh.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from model.geometry import Floats
 from model.keypoints import FLIP_INDEX
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
-from model.scenes import PersonLabel, Scene
+from model.scenes import PersonLabel, Scene, kept_apart
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -171,6 +171,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="shards, COCO or MPII")
     parser.add_argument("--split", default="val")
     parser.add_argument("--source", default="coco", help="photos of this source only")
+    parser.add_argument(
+        "--decide", action="store_true", help="the photos kept apart for decisions in place of all others"
+    )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored crop where possible")
     parser.add_argument(
         "--dark", action=argparse.BooleanOptionalAction, default=True, help="decode sub-pixel"
@@ -182,7 +185,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the table that the options ask for. Raises ValueError where no photo fits them."""
-    scenes = [s for s in read_data(options.data, options.split) if s.source == options.source]
+    read = read_data(options.data, options.split)
+    scenes = [s for s in read if s.source == options.source and kept_apart(s) == options.decide]
     if not scenes:
         raise ValueError(f"no photos of split {options.split!r}, source {options.source!r} in {options.data}")
     if options.source == "mpii":
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure(options)
     print(markdown(rows))
     if options.json:
-        keys = ("data", "split", "source", "flip", "dark")
+        keys = ("data", "split", "source", "decide", "flip", "dark")
         how = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
         options.json.write_text(json.dumps({key: how[key] for key in keys} | {"rows": rows}, indent=1) + "\n")
 

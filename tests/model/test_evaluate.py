@@ -10,7 +10,7 @@ import pytest
 from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, pose_score
 from model.geometry import Floats, Pixels
 from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
-from model.scenes import Scene, read_shards
+from model.scenes import KEPT_APART, Scene, read_shards
 from tests.model.labelled import (
     annotation,
     dotted,
@@ -176,6 +176,19 @@ def test_the_command_chooses_split_and_source(folder: Path, capsys: pytest.Captu
         run(folder, "--split", "test")
     with pytest.raises(FileNotFoundError):
         run(folder / "nowhere")
+
+
+def test_photos_kept_apart_are_measured_on_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KEPT_APART, "val", [2])
+    counts = {}
+    for option in ((), ("--decide",)):
+        run(folder, *option)
+        lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+        counts[option] = {line[0]: int(line[-1].strip(" |")) for line in lines}
+    assert counts[()]["| keypoints, boxes given"] == 1 and counts[()]["| person boxes, all photos"] == 2
+    assert counts[("--decide",)] == {"| keypoints, boxes given": 1}  # its boxes are not complete
 
 
 def val_photos(n: int) -> list[Scene]:
