@@ -17,20 +17,22 @@ lint: $(VENV)/test.stamp  ## types and style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-proto: $(VENV)/test.stamp  ## service/pb from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/pb=proto --python_out=. --pyi_out=. --grpc_python_out=. \
-		service/pb/pose.proto service/pb/openinference.proto
+# the oldest protoc whose stubs run with the protobuf versions that pyproject.toml allows: 6.30 to 7
+proto: | $(BIN)/python  ## the stubs of the service and of the client from proto/
+	$(BIN)/python -m venv $(VENV)/proto
+	$(VENV)/proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.72.2
+	$(VENV)/proto/bin/python scripts/stubs.py
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/serve.stamp: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+$(VENV)/serve.stamp: pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(PIP) --editable './client[video]' --editable .
 	touch $@
 
-$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[test]'
+$(VENV)/test.stamp: pyproject.toml client/pyproject.toml | $(BIN)/python
+	$(PIP) --editable './client[video]' --editable '.[test]'
 	touch $@ $(VENV)/serve.stamp
 
 .PHONY: test-compose board
@@ -44,7 +46,7 @@ board: $(VENV)/test.stamp  ## docs/board.png, drawn from a loaded service; needs
 .PHONY: fuzz
 
 fuzz: $(VENV)/test.stamp  ## some 1,400 requests made of the OpenAPI document, against a service of its own
-	$(BIN)/python -m tests.service.fuzz_openapi 100
+	$(BIN)/python -m tests.api.fuzz_openapi 100
 
 .PHONY: docs
 

@@ -20,7 +20,7 @@ import psutil
 from benchmarks import rounds
 from benchmarks.load import HttpClient, under_load
 from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures
-from tests.conftest import Service, encode
+from tests.support.service import Service, encode
 
 RAMP_S = 5  # for all connections to be opened: half of POSE_HEAD_TIMEOUT_S
 ATTACKS: dict[str, list[str]] = {
@@ -56,7 +56,7 @@ def attacked(service: Service, options: Sequence[str], connections: int) -> Iter
 def measure(service: Service, options: Sequence[str], connections: int, seconds: float) -> Figures:
     """The client before, under and after an attack. Raises RuntimeError when it is refused."""
     picture = encode(cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[::4, ::4])
-    process = psutil.Process(service.process.pid)
+    process = psutil.Process(service.inference.child.pid)
     client = partial(HttpClient, f"{service.url}/v1/poses", picture)
 
     def phase() -> Figures:

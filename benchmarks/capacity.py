@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from benchmarks.rounds import ROOT, WEIGHTS, Case, interleaved, options, write
-from service.image import decode
-from service.pipeline import Pipeline, open_pipeline
+from service.core.image import decode
+from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import Boxes, Frame, Options
 
 SIZE = (1280, 720)

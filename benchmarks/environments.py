@@ -7,7 +7,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).parents[1] / ".cache" / "benchmarks"
 
-#: What `service.pipeline` imports: the same networks and the same work round them, behind any server.
+#: What `service.inference.pipeline` imports: the same networks and the same work behind any server.
 PIPELINE = (
     "numpy",
     "opencv-python-headless",

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from benchmarks.rounds import Figures
-from service.pb import pose_pb2, pose_pb2_grpc
+from service.wire.pb import pose_pb2, pose_pb2_grpc
 
 BOUNDARY = "a-boundary-that-no-image-holds"
 

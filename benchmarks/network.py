@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.peer_networks import PEERS
+from benchmarks.baseline_networks import PEERS
 from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
 from model import lgmpose
 from model.serving import ServingGraph
-from service.runtime import OnnxSession
+from service.inference.runtime import OnnxSession
 
 SIZE = 256, 192
 MATRIX = 1536

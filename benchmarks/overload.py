@@ -25,8 +25,8 @@ import uvloop
 
 from benchmarks.load import HttpClient, UnaryClient, cpu_seconds, under_load
 from benchmarks.rounds import ROOT, WEIGHTS, machine
-from service.pb import pose_pb2
-from tests.conftest import Service
+from service.wire.pb import pose_pb2
+from tests.support.service import Service
 
 CLIENTS = (4, 16, 48)  # below POSE_MAX_IMAGES: none is refused
 PHOTO = ROOT / "examples" / "astronaut.jpg"
@@ -146,7 +146,7 @@ def peak(service: Service, api: str, seconds: float) -> dict[int, float]:
         "rest": partial(HttpClient, f"{service.url}/v1/poses", image),
         "grpc": partial(UnaryClient, service.grpc, image),
     }
-    process = psutil.Process(service.process.pid)
+    process = psutil.Process(service.inference.child.pid)
     return {number: under_load(clients[api], number, seconds, process)["per_second"] for number in CLIENTS}
 
 
@@ -161,7 +161,7 @@ def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[s
 
 def measure(service: Service, api: str, times: float, seconds: float) -> dict[str, Any]:
     """All figures of one protocol."""
-    process = psutil.Process(service.process.pid)
+    process = psutil.Process(service.inference.child.pid)
     before = peak(service, api, seconds / 6)
     capacity = max(before.values())
     used = [process_time(), cpu_seconds(process)]

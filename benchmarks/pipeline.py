@@ -22,14 +22,14 @@ import numpy as np
 
 from benchmarks.environments import python_of
 from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
-from model.dataset import read_data
+from model.baselines import PicoDet, PPTinyPose, RTMDet
 from model.evaluate import is_labelled, pose_score
 from model.metrics import Scored, keypoint_accuracy
-from model.peers import PicoDet, PPTinyPose, RTMDet
+from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor
 from model.scenes import Scene
-from service.image import decode
-from service.pipeline import Pipeline, open_pipeline
+from service.core.image import decode
+from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import Frame, Options
 
 #: Name of a group of photos: how many persons the photos show, from and to.

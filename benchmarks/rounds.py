@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from service.cpu import available_cpus
+from service.inference.cpu import available_cpus
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -19,12 +19,12 @@ import psutil
 
 from benchmarks.load import HttpClient, StreamClient, UnaryClient, figures, under_load
 from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, interleaved, options, write
-from service.cpu import available_cpus
-from service.image import decode
-from service.pipeline import Pipeline, open_pipeline
+from service.core.image import decode
+from service.inference.cpu import available_cpus
+from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import Frame, Options
-from tests.conftest import Service
-from tests.networks import save_networks
+from tests.support.networks import save_networks
+from tests.support.service import Service
 
 CLIENTS = (1, 8, 32)
 PHOTO = ROOT / "examples" / "astronaut.jpg"
@@ -56,7 +56,7 @@ def cases(networks: str, weights: Path, clients: Sequence[int], seconds: float) 
     one = [open_pipeline(weights, threads=cpus)]
     several = [open_pipeline(weights, threads=1) for _ in range(cpus)]
     service = Service(weights=weights, max_images=2 * max(clients))
-    process = psutil.Process(service.process.pid)
+    process = psutil.Process(service.inference.child.pid)
     apis: dict[str, Callable[[], Any]] = {
         "REST": partial(HttpClient, f"{service.url}/v1/poses", image),
         "gRPC": partial(UnaryClient, service.grpc, image),

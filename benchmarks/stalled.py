@@ -17,12 +17,12 @@ import psutil
 
 from benchmarks import rounds
 from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures
-from service.client import AsyncGrpcClient
-from service.frames import Policy, StreamConfig, StreamFrame
-from service.messages import config_message, frame_message
-from service.pb import pose_pb2_grpc
-from service.types import Poses
-from tests.conftest import Service
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import Policy, StreamConfig, StreamFrame
+from lgm_pose_client.messages import config_message, frame_message
+from lgm_pose_client.types import Poses
+from service.wire.pb import pose_pb2_grpc
+from tests.support.service import Service
 
 PHOTO = (ROOT / "examples" / "astronaut.jpg").read_bytes()
 # what the client's own side would buffer for a reader that stops
@@ -60,7 +60,7 @@ async def stalled(address: str, taken: list[int]) -> None:
 
 async def measure(service: Service, cameras: int, rate: float, seconds: float, *, stall: bool) -> Figures:
     """p50 and p99 of the cameras together, in milliseconds."""
-    process = psutil.Process(service.process.pid)
+    process = psutil.Process(service.inference.child.pid)
     before, taken = process.memory_info().rss, [0]
     sender = asyncio.create_task(stalled(service.grpc, taken)) if stall else None
     last = -1

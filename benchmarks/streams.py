@@ -17,14 +17,15 @@ import numpy as np
 
 from benchmarks import rounds
 from benchmarks.rounds import WEIGHTS
-from service.client import AsyncGrpcClient
-from service.client.sources import open_source
-from service.frames import Answer, Policy, StreamConfig, StreamFrame
-from service.image import decode
-from service.pipeline import Pipeline, open_pipeline
-from service.tracking import box_areas, oks
-from service.types import Frame, Options, Person, Poses
-from tests.conftest import Service
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import Answer, Policy, StreamConfig, StreamFrame
+from lgm_pose_client.sources import open_source
+from lgm_pose_client.types import Options, Person, Poses
+from service.core.image import decode
+from service.inference.pipeline import Pipeline, open_pipeline
+from service.streaming.tracking import box_areas, oks
+from service.types import Frame
+from tests.support.service import Service
 
 CAMERAS = (1, 4, 16)
 DETECT_EVERY = 5

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model.keypoints import EDGES, NAMES
-from service.client import HttpClient
-from service.types import Person
+from lgm_pose_client import HttpClient
+from lgm_pose_client.keypoints import EDGES, NAMES
+from lgm_pose_client.types import Person
 
 SEEN, HIDDEN = 0.5, 0.2  # scores above which a joint is labelled as visible, as hidden
 

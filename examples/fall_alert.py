@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 
-from service.client import AsyncGrpcClient
-from service.client.sources import open_source, paced
-from service.frames import StreamConfig
-from service.types import Person, Poses, TrackedPerson
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import StreamConfig
+from lgm_pose_client.sources import open_source, paced
+from lgm_pose_client.types import Person, Poses, TrackedPerson
 
 SECONDS = 2.0
 

@@ -9,10 +9,10 @@ from collections import defaultdict
 
 import numpy as np
 
-from service.client import AsyncGrpcClient
-from service.client.sources import open_source, paced
-from service.frames import StreamConfig
-from service.types import Person, Poses, TrackedPerson
+from lgm_pose_client import AsyncGrpcClient
+from lgm_pose_client.frames import StreamConfig
+from lgm_pose_client.sources import open_source, paced
+from lgm_pose_client.types import Person, Poses, TrackedPerson
 
 LEGS = (11, 13, 15), (12, 14, 16)  # hip, knee, ankle in COCO's order
 STANDING, SQUATTING = 155, 110  # degrees at the knee; between them nothing changes

@@ -1,6 +1,8 @@
-"""Augmentation on batches of tensors: one code path for CPU and GPU.
+"""Augmentation of batches of tensors, with the same code on CPU and GPU.
 
-Every function draws from the generator it is given, so a batch is a function of its seed.
+Every function draws from the generator that it is given, so a batch depends only on its seed.
+Images are float32 RGB (n, 3, H, W) in 0..255. Coordinates are pixels: x right, y down, integer = pixel
+centre.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,11 @@ UPPER_BODY = tuple(range(11))
 
 @dataclass(frozen=True)
 class Jitter:
-    """How far a crop may be moved; angles in degrees, shift as a fraction of the output's size."""
+    """Ranges of the random affine.
+
+    scale: smallest and largest factor; rotation: largest angle in degrees; rotated: share of the images that
+    are rotated; shift: standard deviation as a fraction of the output's size.
+    """
 
     scale: tuple[float, float]
     rotation: float
@@ -25,21 +31,21 @@ class Jitter:
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """(n,) uniform in [low, high), on the generator's device."""
+    """Float32 (n,) uniform in [low, high), on the generator's device."""
     return low + (high - low) * torch.rand(n, generator=generator, device=generator.device)
 
 
 def chance(n: int, probability: float, generator: torch.Generator) -> Tensor:
-    """(n,) bool, True with the given probability."""
+    """Bool (n,), each True with the given probability."""
     return uniform(n, 0, 1, generator) < probability
 
 
 def random_affine(
     centre: Tensor, scale: Tensor, size: tuple[int, int], jitter: Jitter, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random affines (n, 2, 3), output pixels -> source pixels, and which of them mirror (n,).
+    """Random affines float32 (n, 2, 3), output pixels -> source pixels, and bool (n,): which of them mirror.
 
-    centre: (n, 2) source pixel that the output's centre shows; scale: (n,) source pixels per output
+    centre: (n, 2) source pixel x, y at the centre of the output; scale: (n,) source pixels per output
     pixel, before jitter; size: (height, width) of the output.
     """
     n = len(centre)
@@ -59,8 +65,10 @@ def random_affine(
 
 
 def warp(images: Tensor, affine: Tensor, size: tuple[int, int], fill: float = 0) -> Tensor:
-    """Float (n, C, height, width) sampled bilinearly from images (n, C, H, W) through affines (n, 2, 3),
-    output pixels -> source pixels; `fill` outside the source."""
+    """Images (n, C, height, width) sampled bilinearly from float32 images (n, C, H, W).
+
+    affine: (n, 2, 3), output pixels -> source pixels. Pixels outside the source are `fill`.
+    """
     height, width = size
     source_height, source_width = images.shape[2:]
     ys, xs = torch.meshgrid(
@@ -74,14 +82,14 @@ def warp(images: Tensor, affine: Tensor, size: tuple[int, int], fill: float = 0)
 
 
 def move_points(points: Tensor, affine: Tensor) -> Tensor:
-    """Points (n, K, 2) of the source in output pixels; affine (n, 2, 3) is output -> source."""
+    """Points (n, K, 2) x, y in source pixels -> output pixels; affine (n, 2, 3) maps output -> source."""
     linear, offset = affine[:, :, :2], affine[:, :, 2]
     inverse: Tensor = torch.linalg.inv(linear)
     return (points - offset[:, None]) @ inverse.transpose(1, 2)
 
 
 def mirror_keypoints(values: Tensor, mirrored: Tensor) -> Tensor:
-    """values (n, K, ...) with left and right exchanged where mirrored (n,)."""
+    """Values (n, K, ...) with left and right keypoints swapped where bool mirrored (n,) is True."""
     swapped = values[:, list(FLIP_INDEX)]
     return torch.where(mirrored.reshape(-1, *[1] * (values.ndim - 1)), swapped, values)
 
@@ -89,10 +97,11 @@ def mirror_keypoints(values: Tensor, mirrored: Tensor) -> Tensor:
 def half_body(
     points: Tensor, known: Tensor, probability: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre (n, 2) and height (n,) in source pixels of the upper or lower half of some persons.
+    """Centre (n, 2) and height (n,), in source pixels, of the upper or lower half of each person.
 
-    known: (n, K) bool. Third, (n,) bool: the persons that are halved (at least eight joints known, and
-    at least three of them in the chosen half).
+    points: (n, K, 2) in source pixels; known: bool (n, K). The third result, bool (n,), is True for persons
+    to be cropped to that half: chosen with `probability` among those with at least eight known joints,
+    three of them in the half.
     """
     n = len(points)
     upper = torch.zeros(points.shape[1], dtype=torch.bool, device=points.device)
@@ -108,7 +117,7 @@ def half_body(
 
 
 def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random gain, channel gains, contrast and greyness of images (n, 3, H, W) in 0..255."""
+    """Images (n, 3, H, W) in 0..255 with random gain, channel gains and contrast; some become grey."""
     n, device = len(images), images.device
 
     def per_image(low: float, high: float) -> Tensor:
@@ -124,7 +133,7 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def occlude(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Some of the images (n, 3, H, W) with one rectangle of a random colour over them."""
+    """Images (n, 3, H, W), some of them with one rectangle of a random colour."""
     n, _, height, width = images.shape
     device = images.device
     ys, xs = torch.arange(height, device=device), torch.arange(width, device=device)

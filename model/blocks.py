@@ -1,7 +1,7 @@
 """Building blocks of both networks: MobileNetV2, MobileViM with LARM, SFusion, deconvolution.
 
-LGM-Pose: arXiv 2506.04561. The paper gives tables, no code; what is read between its lines is said
-at each block.
+LGM-Pose: arXiv 2506.04561. The paper gives tables but no code; each block states its assumptions.
+Feature maps are (N, C, H, W), in single precision or, under autocast, in bfloat16.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that leaves the CPU's bfloat16 autocast where it is depthwise and strided.
+    """A convolution that ignores the CPU's bfloat16 autocast if it is depthwise and strided.
 
-    oneDNN has no fast gradient for that one case: it takes four to twenty times as long as in single
+    oneDNN has no fast gradient for that one case: bfloat16 takes four to twenty times as long as single
     precision (torch 2.13, AVX512-BF16).
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
         if self.groups == 1 or self.stride == (1, 1) or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
@@ -37,10 +38,10 @@ class Conv2d(nn.Conv2d):
 
 
 class Conv(nn.Module):
-    """Convolution, normalisation and activation; odd kernels, output size = input size / stride.
+    """Convolution with an odd kernel, normalisation and activation.
 
-    norm False: a bias in place of BatchNorm. same True: TensorFlow's SAME padding, which at
-    stride 2 and even sizes pads right and bottom only (what weights trained there expect).
+    norm False: a bias instead of BatchNorm. same True: TensorFlow's SAME padding, which at stride 2 and
+    even sizes pads only right and bottom; weights trained in TensorFlow expect it.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Conv(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
         x = F.pad(x, (0, 1, 0, 1)) if self.uneven else x
         activated: Tensor = self.activation(self.norm(self.conv(x)))
         return activated
@@ -96,15 +98,16 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
 
 
 class MobileNetV2(nn.Module):
-    """A stem of stride 2 and inverted residual blocks; gives the last feature map of each stride.
+    """A stem of stride 2 and inverted residual blocks.
 
-    pretrained: blocks as the published weights have them, BatchNorm folded into a bias and SAME
-    padding. The first `frozen` of its parts (stem, blocks) run without gradient.
+    pretrained: the form of the published weights: BatchNorm folded into a bias, and SAME padding.
+    The first `frozen` of its parts (stem, blocks) run without gradient.
     """
 
     def __init__(self, stem: int, blocks: Sequence[BlockSpec], activation: str, *, pretrained: bool) -> None:
@@ -122,12 +125,13 @@ class MobileNetV2(nn.Module):
         self.frozen = 0
 
     def freeze(self, parts: int) -> None:
-        """Leave the first `parts` parts out of training, the rest in."""
+        """Exclude the first `parts` parts from training and include the rest."""
         self.frozen = parts
         for index, part in enumerate(self.parts):
             part.requires_grad_(index >= parts)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
+        """Image (N, 3, H, W) -> the last feature map (N, width, H / stride, W / stride) of each stride."""
         features = {}
         for index, (part, stride) in enumerate(zip(self.parts, self.strides, strict=True)):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen):
@@ -136,8 +140,9 @@ class MobileNetV2(nn.Module):
         return features
 
     def load_folded(self, weights: dict[str, Tensor]) -> None:
-        """Take `stem.weight`, `blocks.I.expand|dw|project.weight|bias`, ... as far as the trunk reaches.
+        """Copy weights `stem.weight|bias` and `blocks.I.expand|dw|project.weight|bias` into the layers.
 
+        Weights are (outputs, inputs / groups, kernel, kernel), biases (outputs,); further blocks are ignored.
         Raises KeyError when a block's weights are missing.
         """
         names = {"expand": "expand", "depthwise": "dw", "project": "project"}
@@ -152,7 +157,7 @@ class MobileNetV2(nn.Module):
 
 
 class TokenMLP(nn.Sequential):
-    """MLP over the last axis (eq. 1): LayerNorm, Linear, GELU, Linear."""
+    """MLP over the last axis of (..., size) (eq. 1): LayerNorm, Linear, GELU, Linear."""
 
     def __init__(self, size: int, ratio: int) -> None:
         super().__init__(
@@ -163,9 +168,9 @@ class TokenMLP(nn.Sequential):
 class LARM(nn.Module):
     """Lightweight attentional representation module (section 3.2, eq. 1): MLPs in place of attention.
 
-    The map is cut into patches; one MLP mixes the same pixel of all patches, a second one the
-    pixels of a patch. The residuals are assumed: eq. 1 does not show them.
-    size: (height, width) of the map; patch: (height, width), which must divide it.
+    The map is cut into patches. One MLP mixes the pixels at the same place of all patches, a second MLP
+    mixes the pixels of a patch. The residuals are assumed: eq. 1 does not show them.
+    size: (height, width) of the map; patch: (height, width), which must divide it, else ValueError.
     """
 
     def __init__(self, size: tuple[int, int], patch: tuple[int, int], ratio: int, *, residual: bool) -> None:
@@ -179,6 +184,7 @@ class LARM(nn.Module):
         self.within = TokenMLP(patch[0] * patch[1], ratio)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, dim, H, W) -> (N, dim, H, W)."""
         d, (gh, gw), (ph, pw) = x.shape[1], self.grid, self.patch
         x = x.reshape(-1, d, gh, ph, gw, pw).permute(0, 1, 3, 5, 2, 4).reshape(-1, d, ph * pw, gh * gw)
         x = x + self.across(x) if self.residual else self.across(x)
@@ -189,7 +195,7 @@ class LARM(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the third axis of (B, P, N, d)."""
+    """Multi-head self-attention over the third axis."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -198,6 +204,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, P, N, dim) -> (B, P, N, dim)."""
         b, p, n, d = x.shape
         qkv: Tensor = self.qkv(x)
         q, k, v = qkv.reshape(b, p, n, 3, self.heads, d // self.heads).permute(3, 0, 1, 4, 2, 5)
@@ -207,7 +214,7 @@ class Attention(nn.Module):
 
 
 class TransformerMixer(nn.Module):
-    """MobileViT's transformer (Mehta and Rastegari, ICLR 2022) in LARM's place, for the ablation row."""
+    """MobileViT's transformer (Mehta and Rastegari, ICLR 2022) instead of LARM, for the ablation row."""
 
     def __init__(self, dim: int, depth: int, *, patch: tuple[int, int] = (2, 2), heads: int = 4) -> None:
         super().__init__()
@@ -226,6 +233,7 @@ class TransformerMixer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, dim, H, W) -> (N, dim, H, W); `patch` must divide the map."""
         _, d, h, w = x.shape
         ph, pw = self.patch
         x = x.reshape(-1, d, h // ph, ph, w // pw, pw).permute(0, 3, 5, 2, 4, 1)
@@ -238,9 +246,10 @@ class TransformerMixer(nn.Module):
 
 
 class MobileViM(nn.Module):
-    """MobileViM block (section 3.1): convolutions to `dim` channels, a mixer, back, fused with the input.
+    """MobileViM block (section 3.1): convolutions to `dim` channels, a mixer, a projection back, fusion with
+    the input.
 
-    "convolved and fused" is read as concatenation + 1x1 ("concat") or as a sum ("add").
+    The paper's "convolved and fused" is interpreted as concatenation + 1x1 ("concat") or as a sum ("add").
     """
 
     def __init__(self, channels: int, dim: int, mixer: nn.Module, *, fuse: str, activation: str) -> None:
@@ -253,6 +262,7 @@ class MobileViM(nn.Module):
         self.fuse = Conv(2 * channels, channels, activation=activation) if fuse == "concat" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, channels, H, W)."""
         y: Tensor = self.project(self.mixer(self.local(x)))
         if self.fuse is None:
             return x + y
@@ -261,10 +271,10 @@ class MobileViM(nn.Module):
 
 
 class PairConv(nn.Module):
-    """SFusion's core: channel shuffle in two groups, then a 3x3 convolution of two channels a group.
+    """SFusion's core: channel shuffle in two groups, then a 3x3 convolution with two channels per group.
 
-    Written as two depthwise convolutions, of a channel and of its partner half the channels away;
-    the permutation of outputs that is left is absorbed by the 1x1 that follows.
+    Implemented as two depthwise convolutions: of each channel, and of its partner half the channels away.
+    The outputs are in another order than the paper's; the 1x1 convolution that follows absorbs it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -275,13 +285,14 @@ class PairConv(nn.Module):
         nn.init.kaiming_normal_(self.partner.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, channels, H, W)."""
         first, second = x.chunk(2, 1)
         mixed: Tensor = self.own(x) + self.partner(torch.cat([second, first], 1))
         return mixed
 
 
 class Fusion(nn.Module):
-    """Fuses decoder and encoder maps (section 3.3, table 5): concatenation, 3x3, 1x1; width is kept.
+    """Fuses decoder and encoder maps (section 3.3, table 5): concatenation, 3x3, 1x1.
 
     kind: "sfusion" (shuffled pairs), "dw1" (depthwise), "dw2" (pairs, no shuffle) or "conv3" (dense).
     """
@@ -299,6 +310,7 @@ class Fusion(nn.Module):
         self.mix = nn.Sequential(spatial[kind](), Conv(channels, channels, activation=activation))
 
     def forward(self, decoded: Tensor, encoded: Tensor) -> Tensor:
+        """(N, C1, H, W) and (N, C2, H, W) -> (N, C1 + C2, H, W)."""
         fused: Tensor = self.mix(torch.cat([decoded, encoded], 1))
         return fused
 

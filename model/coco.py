@@ -8,10 +8,10 @@ from model.scenes import PersonLabel, Scene, person_label
 
 
 def read_coco(root: Path, split: str) -> list[Scene]:
-    """Scenes of split "train" or "val" of COCO 2017, photos without persons included.
+    """Scenes of split "train" or "val" of COCO 2017, including photos without persons.
 
     root holds `annotations/person_keypoints_{split}2017.json` and the photos in `{split}2017/`.
-    Raises FileNotFoundError where the annotations are missing, and on reading a missing photo.
+    Raises FileNotFoundError if the annotations are missing. Reading a missing photo raises it too.
     """
     year_split = f"{split}2017"
     coco = json.loads((root / "annotations" / f"person_keypoints_{year_split}.json").read_text())

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from model.augment import warp
-from model.dataset import PoseBatch
+from model.baselines import IMAGENET_MEAN, IMAGENET_STD, compile_ir
 from model.detector import grid
 from model.geometry import Floats
 from model.lgmpose import HEATMAP_STRIDE
-from model.peers import IMAGENET_MEAN, IMAGENET_STD, compile_ir
+from model.pose_dataset import PoseBatch
 
 #: How far PP-TinyPose's maps lie to the right of what they show (measured on mirrored crops), and how far
 #: below the place where people label a joint (3,622 joints of training photos): face, shoulders, elbows,

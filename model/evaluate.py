@@ -21,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from model import mpii
-from model.dataset import read_data
 from model.geometry import Floats
 from model.keypoints import FLIP_INDEX
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
+from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
 from model.scenes import PersonLabel, Scene, kept_apart
 
@@ -196,7 +196,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, mirror=mirror)}
     detectors: dict[str, PersonPredictor] = {"ours": load_detector(options.detector)}
     if options.peers:
-        from model.peers import MoveNetLightning, PicoDet, PPTinyPose, RTMDet  # training has no OpenVINO
+        from model.baselines import MoveNetLightning, PicoDet, PPTinyPose, RTMDet  # training has no OpenVINO
 
         poses["PP-TinyPose"] = PPTinyPose(options.peers, dark=options.dark, flip=options.flip)
         poses["MoveNet Lightning"] = MoveNetLightning(options.peers)

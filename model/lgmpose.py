@@ -1,7 +1,7 @@
 """LGM-Pose (arXiv 2506.04561), reconstructed from the tables of the paper: crop in, heatmaps out.
 
-"Row" in the comments below is a row of the paper's tables 1, 2, 4 and 5 that pins the choice;
-`python -m model.profile` prints them all.
+"Row" in the comments below is the row of the paper's tables 1, 2, 4 or 5 that determines the value;
+`python -m model.profile` prints all rows.
 """
 
 import json
@@ -29,7 +29,7 @@ CROP_PADDING = 1.25
 
 @dataclass(frozen=True)
 class Stage:
-    """Inverted residual blocks, then one MobileViM block of `dim` channels inside."""
+    """Inverted residual blocks, then one MobileViM block with `dim` inner channels."""
 
     blocks: tuple[BlockSpec, ...]
     dim: int
@@ -37,8 +37,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class LGMPoseConfig:
-    """Every assumption of the reconstruction. The default ("p1") starts from MobileNetV2 1.0 through
-    stride 8, for which published weights exist."""
+    """All assumptions of the reconstruction. The default ("p1") uses the blocks of MobileNetV2 1.0 up to
+    stride 8, for which weights are published."""
 
     input_size: tuple[int, int] = (256, 192)  # height, width; rows 256x192, 384x288, 256x256
     num_keypoints: int = 17  # COCO 17, MPII 16
@@ -75,18 +75,18 @@ def _c2() -> LGMPoseConfig:
     )
 
 
-#: p1 starts from pretrained blocks; c2 has the more even widths, for training from scratch.
+#: p1 starts from pretrained blocks; c2 has more even widths, for training from scratch.
 CONFIGS: dict[str, LGMPoseConfig] = {"p1": LGMPoseConfig(), "c2": _c2()}
 
 
 def for_input(config: LGMPoseConfig, height: int, width: int, num_keypoints: int) -> LGMPoseConfig:
-    """The configuration at another input size: 4x4 patches where it is square, else 4x3."""
+    """The configuration for another input size: patches of 4x4 if the input is square, else 4x3."""
     patch = (4, 4) if height == width else (4, 3)
     return replace(config, input_size=(height, width), num_keypoints=num_keypoints, patch=patch)
 
 
 class LGMPose(nn.Module):
-    """Heatmaps float (N, K, H/4, W/4) of RGB crops float (N, 3, H, W) in 0..255."""
+    """Heatmaps of the K keypoints of person crops."""
 
     def __init__(self, config: LGMPoseConfig | None = None) -> None:
         super().__init__()
@@ -109,6 +109,7 @@ class LGMPose(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, crops: Tensor) -> Tensor:
+        """Crops float32 (N, 3, H, W), RGB in 0..255 -> heatmaps float32 (N, K, H / 4, W / 4)."""
         trunk = self.trunk(crops / 127.5 - 1)
         x8 = self.stages[0](trunk[self.trunk.strides[-1]])
         x16 = self.stages[1](x8)
@@ -138,7 +139,7 @@ def _stage(config: LGMPoseConfig, index: int, inputs: int) -> nn.Sequential:
 
 
 def config_from_json(fields: dict[str, Any]) -> LGMPoseConfig:
-    """The inverse of `dataclasses.asdict` through JSON, which knows no tuples."""
+    """The configuration from `dataclasses.asdict` after JSON, where its tuples have become lists."""
     tuples = {key: _tuple(value) for key, value in fields.items() if key != "stages"}
     stages = tuple(Stage(blocks=_tuple(s["blocks"]), dim=s["dim"]) for s in fields["stages"])
     return LGMPoseConfig(**tuples, stages=stages)  # type: ignore[arg-type]
@@ -149,13 +150,13 @@ def _tuple(value: Any) -> Any:
 
 
 def save(network: LGMPose, path: Path) -> None:
-    """Write the weights, as they are, to `path` (.safetensors) and the configuration beside them (.json)."""
+    """Write the weights to `path` (.safetensors) and the configuration to the same name with .json."""
     save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(network.config), indent=1) + "\n")
 
 
 def load(path: Path) -> LGMPose:
-    """The network written by `save`, in single precision and evaluation mode."""
+    """The network that `save` wrote, in single precision and evaluation mode."""
     network = LGMPose(config_from_json(json.loads(path.with_suffix(".json").read_text())))
     network.load_state_dict(load_file(path))
     return network.eval()

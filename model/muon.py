@@ -1,7 +1,7 @@
-"""Muon: momentum whose update of a weight matrix is made orthogonal; Adam for everything else.
+"""Muon: momentum with orthogonalised updates for weight matrices; Adam for all other parameters.
 
 Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/); the update's scale follows
-Moonlight (arXiv 2502.16982, section 2.2), so that AdamW's learning rate and decay carry over.
+Moonlight (arXiv 2502.16982, section 2.2), so AdamW's learning rate and weight decay can be reused.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,10 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix (rows, columns) with singular values near 1, by Newton-Schulz iteration."""
+    """The nearest matrix with singular values near 1, by Newton-Schulz iteration.
+
+    Takes and returns a float matrix (rows, columns).
+    """
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
@@ -26,8 +29,10 @@ def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Matrices are the weights of linear and of dense convolution layers, flattened to (outputs, rest);
-    depthwise kernels, norms and biases are Adam's."""
+    """Weights of linear and dense convolution layers are matrices, flattened to (outputs, rest).
+
+    Depthwise kernels, norms and biases are updated by Adam.
+    """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})

@@ -1,4 +1,4 @@
-"""Images of one size, packed once into a memory-mapped file and drawn at random by step number."""
+"""Images of one size in a memory-mapped file, drawn at random by step number."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +14,17 @@ from model.geometry import Floats, Pixels
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether `folder` holds a whole pack."""
+    """Whether `folder` holds a complete pack."""
     return (folder / "sources.json").exists()
 
 
 def pack_images(
     folder: Path, images: Iterable[Pixels], sources: Sequence[str], size: tuple[int, int], what: str
 ) -> None:
-    """Write BGR images (height, width, 3) of one size, one for each source, as RGB; whole or not at all."""
+    """Write uint8 BGR images (height, width, 3), one for each source, as RGB.
+
+    `is_packed` is true only once all are written. `what` names the images in the progress bar.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     packed = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(sources), *size, 3))
     for index, image in enumerate(tqdm(images, f"packing {what}s", len(sources), unit=what)):
@@ -31,8 +34,8 @@ def pack_images(
 
 
 class PackedImages:
-    """The images of several folders, one after the other; on an accelerator they all live there, on the
-    CPU in the mapped files."""
+    """The images of several packed folders, one after the other: mapped files on a CPU, in the device's
+    memory on an accelerator."""
 
     def __init__(self, folders: Sequence[Path], device: torch.device) -> None:
         self.device = device
@@ -46,12 +49,15 @@ class PackedImages:
         self._images = mapped if on_cpu else torch.cat([torch.from_numpy(each) for each in mapped]).to(device)
 
     def weights(self, of_source: Mapping[str, float]) -> Floats:
-        """(N,) the weight of each image's source, 1 where the mapping has none."""
+        """Float32 (N,): the weight of each image's source, 1 where the mapping has none."""
         return np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
 
     def draw(self, weights: Floats, step: int, n: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        """A step's images, float RGB (n, 3, H, W) in 0..255, their indices (n,), and a generator for what
-        is done to them; the same for the same step and seed. weights: (N,), not negative."""
+        """The images of a step, float32 RGB (n, 3, H, W) in 0..255, their indices int64 (n,), and a generator
+        for their augmentation.
+
+        The result depends only on step and seed. weights: (N,), not negative.
+        """
         probability = weights / weights.sum(dtype=np.float64)
         chosen = np.random.default_rng([seed, step]).choice(len(weights), n, p=probability)
         index = torch.from_numpy(chosen).to(self.device)

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model import canvases, detector, lgmpose
-from model.dataset import PersonCrops, pack, prepare, read_data
+from model import detector, detector_dataset, lgmpose
 from model.distil import DenseTeacher, HeatmapTeacher, distil
 from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
+from model.pose_dataset import PersonCrops, pack, prepare, read_data
 from model.predictors import torch_detector, torch_pose
 from model.scenes import Scene, kept_apart
 
@@ -71,8 +71,8 @@ class DetectorTask:
     def __init__(self, config: Any, device: torch.device) -> None:
         self.device = device
         self.network = start(detector.PersonDetector(), config).to(device)
-        packs = prepare(config.data, Path(config.cache) / "photos", canvases.pack)
-        self.photos = canvases.Canvases(packs, self.network.config.input_size, device)
+        packs = prepare(config.data, Path(config.cache) / "photos", detector_dataset.pack)
+        self.photos = detector_dataset.Canvases(packs, self.network.config.input_size, device)
         teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
         self.teacher = DenseTeacher(teacher, config.threads)
         self.samples = len(self.photos)

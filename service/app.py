@@ -8,22 +8,22 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service.api.authentication import KeyMiddleware, declare_keys
-from service.api.grpc import serve_grpc
-from service.api.openinference_rest import OpenInferenceApi
-from service.api.origin import OriginMiddleware
-from service.api.page import install_page
-from service.api.rest import RestApi
-from service.api.video import VideoApi
-from service.api.websocket import WebSocketApi
-from service.batching import Batcher
+from service.api.grpc.server import serve_grpc
+from service.api.http.origin import OriginMiddleware
+from service.api.http.page import install_page
+from service.api.http.rest import RestApi
+from service.api.http.video import VideoApi
+from service.api.http.websocket import WebSocketApi
+from service.api.openinference.rest import OpenInferenceApi
 from service.config import Settings
-from service.cpu import available_cpus
-from service.estimator import Estimator
-from service.pipeline import open_pipeline
-from service.process import ProcessPipeline
-from service.security import Security
+from service.core.batching import Batcher
+from service.core.estimator import Estimator
+from service.inference.child import ProcessPipeline
+from service.inference.cpu import available_cpus
+from service.inference.pipeline import open_pipeline
+from service.inference.reloadable import AnyPipeline, Worker
+from service.security.credentials import Security
 from service.types import Models
-from service.worker import AnyPipeline, Worker
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -1,6 +1,7 @@
 """What travels from the bytes of an image to the answer.
 
-Coordinates are pixels of the image after EXIF orientation: x right, y down, integer = pixel centre.
+Coordinates are pixels of the image after its EXIF orientation and `rotate`: x right, y down, integer =
+pixel centre.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pydantic import Field, WithJsonSchema
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = npt.NDArray[np.float32]
+ROTATIONS = (0, 90, 180, 270)
 MAX_PERSONS = 200  # of an image, whatever a caller asks for
 
 
@@ -28,10 +30,15 @@ Keypoint = Annotated[tuple[float, float, float], array_of(3, "number", "x, y in 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Which persons a caller wants: those of at least `min_score`, from the `max_persons` best boxes."""
+    """What a caller wants: persons of at least `min_score`, from the `max_persons` best boxes.
+
+    rotate: degrees clockwise, one of ROTATIONS, by which the picture is turned once its EXIF orientation is
+    applied; coordinates are those of the turned picture.
+    """
 
     min_score: float = 0.2
     max_persons: int = 50
+    rotate: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attack, network, overload, peers, service, stalled
-from benchmarks.peer_networks import PEERS
+from benchmarks import attack, network, other_servers, overload, service, stalled
+from benchmarks.baseline_networks import PEERS
 from benchmarks.rounds import Case, Figures, interleaved
-from tests.conftest import ROOT
 from tests.model.shards import write_shard
+from tests.support.service import ROOT
 
 FIGURES = {"per_second", "p50_ms", "p99_ms", "cpu_ms"}
 
@@ -93,11 +93,11 @@ def test_service(tmp_path: Path) -> None:
 
 def test_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FastAPI is among our own packages; the other servers have environments that no test makes."""
-    monkeypatch.setattr(peers, "python_of", lambda name: Path(sys.executable))
-    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    monkeypatch.setattr(other_servers, "python_of", lambda name: Path(sys.executable))
+    monkeypatch.setattr(other_servers, "CACHE", tmp_path)
     out = tmp_path / "peers.json"
     command = ["--rounds", "1", "--seconds", "0.1", "--clients", "2", "--out", str(out)]
-    peers.main([*command, "--only", "FastAPI, thread pool"])
+    other_servers.main([*command, "--only", "FastAPI, thread pool"])
     found = rows(out)
     assert [row["server"] for row in found] == ["ours", "ours, image in a form", "FastAPI, thread pool"]
     assert all(row["figures"].keys() == {f"{name}_2" for name in FIGURES} for row in found)

@@ -19,7 +19,7 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
 def test_tables_are_those_of_the_result_files() -> None:
-    script = "import sys; sys.path.insert(0, 'docs'); import tables; print(*tables.stale())"
+    script = "import sys; sys.path.insert(0, 'scripts'); import tables; print(*tables.stale())"
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -31,7 +31,7 @@ def test_the_picture_of_accuracy_and_speed_is_that_of_the_result_file() -> None:
     expected = {r["system"]: [r["figures"]["cpu_ms"], r["ap"]] for r in rows if r["group"] == "all photos"}
     with Image.open(ROOT / "docs" / "accuracy-speed.png") as picture:
         drawn = json.loads(picture.info["Description"])
-    assert drawn == expected, "run `python docs/scatter.py`"
+    assert drawn == expected, "run `python scripts/scatter.py`"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from tests.conftest import ROOT, Launch, Pixels, Service
-from tests.networks import BOX
+from tests.support.networks import BOX
+from tests.support.service import ROOT, Launch, Pixels, Service
 
 FPS = 10
 Points = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -24,9 +24,7 @@ LYING: Points = (100, 200), (160, 205), (220, 200)
 
 def run(example: str, *arguments: str) -> list[str]:
     command = [sys.executable, str(ROOT / "examples" / example), *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.service import ROOT
 
 # with one of these set, onnxruntime would be quiet anyway, or keep its files elsewhere
 QUIET = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME")
 
 
-@pytest.mark.parametrize("module", ["service.runtime", "model.predictors"])
+@pytest.mark.parametrize("module", ["service.inference.runtime", "model.predictors"])
 def test_onnxruntime_gives_the_machine_no_number_and_reports_nothing(module: str, tmp_path: Path) -> None:
     """Where it reports, it keeps a number of the machine and a store of what is to be sent."""
     script = f"import {module}, onnxruntime; onnxruntime.SessionOptions()"

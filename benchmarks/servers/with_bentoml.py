@@ -9,7 +9,7 @@ import bentoml
 from bentoml.validators import ContentType
 
 from benchmarks.servers.work import open_work
-from service.cpu import available_cpus
+from service.inference.cpu import available_cpus
 
 
 @bentoml.service(workers=1, threads=available_cpus(), traffic={"timeout": 120})

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from benchmarks.servers.work import MAX_BATCH, open_work
-from service.cpu import available_cpus
+from service.inference.cpu import available_cpus
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=64)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import orjson
 
-from service.cpu import available_cpus
-from service.image import decode
-from service.pipeline import open_pipeline
+from service.core.image import decode
+from service.inference.cpu import available_cpus
+from service.inference.pipeline import open_pipeline
 from service.types import Frame, Options
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"

@@ -17,7 +17,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from service.app import create_app
 from service.config import Settings
-from service.pb import openinference_pb2, pose_pb2
+from service.wire.pb import openinference_pb2, pose_pb2
 
 GRPC_SERVICES = (
     pose_pb2.DESCRIPTOR.services_by_name["PoseService"],
@@ -26,8 +26,8 @@ GRPC_SERVICES = (
 )
 # what Ray's proxies must know of them: gRPCOptions.grpc_servicer_functions
 GRPC_SERVICER_FUNCTIONS = [
-    "service.pb.pose_pb2_grpc.add_PoseServiceServicer_to_server",
-    "service.pb.openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
+    "service.wire.pb.pose_pb2_grpc.add_PoseServiceServicer_to_server",
+    "service.wire.pb.openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 _LOOPBACK = "127.0.0.1"

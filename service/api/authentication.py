@@ -9,13 +9,13 @@ import grpc
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access import observed, observed_call, request_id
-from service.api.grpc_call import Context, abort, identify
-from service.api.problem import pose_problem
-from service.api.schemas import problems
-from service.caller import CALLER
+from service.api.grpc.context import Context, abort, identify
+from service.api.http.problem import pose_problem
+from service.api.http.schemas import problems
 from service.errors import PoseError
-from service.keys import Keys, shown_key
+from service.observability.access_log import observed, observed_call, request_id
+from service.security.caller import CALLER
+from service.security.keys import Keys, shown_key
 
 # whether it lives, what it is, and the page, which has nothing to tell before it is given a key
 _OPEN_PATHS = frozenset(

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.conftest import ROOT
+from tests.support.service import ROOT
 
 PROJECT = "lgm-pose-test"
 _FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/patience.yml")

@@ -13,10 +13,10 @@ import grpc
 import httpx
 import pytest
 
-from service.pb import pose_pb2, pose_pb2_grpc
-from tests.clients import JPEG
+from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.compose.stack import compose, container, docker, engine_runs, fetch, inspect, published
-from tests.conftest import ROOT, Pixels
+from tests.support.clients import JPEG
+from tests.support.service import ROOT, Pixels
 
 pytestmark = [
     pytest.mark.compose,
@@ -106,7 +106,7 @@ def test_the_image_holds_what_serving_needs_and_no_more(stack: str) -> None:
 
 
 def test_threads_follow_the_limit(stack: str) -> None:
-    probe = "from service.cpu import available_cpus; print(available_cpus())"
+    probe = "from service.inference.cpu import available_cpus; print(available_cpus())"
     assert docker("exec", container("pose"), "python", "-c", probe).strip() == "1"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-from service import metrics
-from tests.conftest import ROOT
+from service.observability import metrics
+from tests.support.service import ROOT
 
 BOARD = ROOT / "docker" / "grafana" / "dashboards" / "pose.json"
 RULES = ROOT / "docker" / "prometheus" / "rules.yml"

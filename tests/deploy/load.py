@@ -1,8 +1,8 @@
 """Requests of every kind that the board tells apart."""
 
-from service.pb import pose_pb2
-from tests.clients import Client, GrpcClient, Refused, RestClient, frames
-from tests.conftest import Service
+from service.wire.pb import pose_pb2
+from tests.support.clients import Client, GrpcClient, Refused, RestClient, frames
+from tests.support.service import Service
 
 FRAMES = 4  # of a stream
 

@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-from tests.conftest import ROOT, Service
 from tests.deploy.load import Load
 from tests.deploy.prometheus import MISSING, PROMETHEUS, Prometheus
+from tests.support.service import ROOT, Service
 
 CALLERS = 6
 PHOTO = ROOT / "examples" / "astronaut.jpg"

@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from tests.conftest import ROOT, Service
+from tests.support.service import ROOT, Service
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 MISSING = "no {} on this machine (Debian's package prometheus has it)"

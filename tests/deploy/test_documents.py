@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.deploy.board import exposed_names, names_in, read_panels, read_rules, rule_queries
+from tests.support.service import ROOT
 
 MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from service.config import Settings
-from tests.conftest import ROOT, Service
+from tests.support.service import ROOT, Service
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -13,10 +13,10 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
 from service.config import Settings
-from tests.conftest import ROOT, Service
 from tests.deploy.board import exposed_names
 from tests.deploy.prometheus import MISSING, PROMTOOL
 from tests.deploy.test_files import DOCKERFILE, SERVICES
+from tests.support.service import ROOT, Service
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.32", kubernetes_validate.latest_version())

@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import pytest
 
-from tests.conftest import ROOT, Service
 from tests.deploy.board import Query, board_queries, rule_queries
 from tests.deploy.load import Load
 from tests.deploy.prometheus import MISSING, PROMETHEUS, Prometheus
+from tests.support.service import ROOT, Service
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason=MISSING.format("prometheus"))
 PATIENCE_S = 120  # of a machine that is busy with other things

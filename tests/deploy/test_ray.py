@@ -24,9 +24,9 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
-from tests.clients import JPEG, Answer, GrpcClient, Refused, RestClient, frames
-from tests.conftest import ROOT, Pixels, encode
+from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
+from tests.support.clients import JPEG, Answer, GrpcClient, Refused, RestClient, frames
+from tests.support.service import ROOT, Pixels, encode
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra `ray`)"),

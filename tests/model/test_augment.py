@@ -2,9 +2,9 @@ import numpy as np
 import torch
 
 from model import augment
-from model.dataset import gaussians
 from model.geometry import decode_heatmaps, encode_heatmaps
 from model.keypoints import FLIP_INDEX
+from model.pose_dataset import gaussians
 
 STILL = augment.Jitter(scale=(1.0, 1.0), rotation=0, rotated=0, shift=0)
 LIVELY = augment.Jitter(scale=(0.75, 1.3), rotation=35, rotated=1, shift=0.05)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.canvases import CANVAS, Canvases, pack
-from model.dataset import read_data
+from model.detector_dataset import CANVAS, Canvases, pack
+from model.pose_dataset import read_data
 
 
 @pytest.fixture(scope="module")

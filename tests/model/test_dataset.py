@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.dataset import ABSENT, CACHE_SIZE, PersonCrops, pack, prepare, read_data, targets, usable
 from model.geometry import decode_heatmaps
+from model.pose_dataset import ABSENT, CACHE_SIZE, PersonCrops, pack, prepare, read_data, targets, usable
 from model.scenes import KEPT_APART, PersonLabel
 from tests.model.shards import FIRST_ID, write_shard
 

@@ -21,7 +21,7 @@ from tests.model.labelled import (
     scene,
     write_photos,
 )
-from tests.networks import BOX, save_networks
+from tests.support.networks import BOX, save_networks
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -200,7 +200,7 @@ def val_photos(n: int) -> list[Scene]:
 
 @pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not at hand")
 def test_published_networks_are_fed_as_they_expect() -> None:
-    from model.peers import MoveNetLightning, PicoDet, PPTinyPose, RTMDet
+    from model.baselines import MoveNetLightning, PicoDet, PPTinyPose, RTMDet
 
     cv2.setNumThreads(1)
     scenes, folder = val_photos(8), SHARED / "teachers"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from openvino import opset15 as ops
 
-from model.dataset import PoseBatch
 from model.distil import TINYPOSE_BELOW, TINYPOSE_RIGHT, HeatmapTeacher, distil
+from model.pose_dataset import PoseBatch
 from model.tasks import make_task
 from model.train import TrainConfig
 

@@ -11,7 +11,7 @@ from model.geometry import Floats, Pixels
 from model.keypoints import FLIP_INDEX, FLIP_PAIRS
 from model.predictors import CropPose, LetterboxDetector, load_detector, load_pose, torch_pose
 from tests.model.labelled import dotted
-from tests.networks import BOX, save_networks
+from tests.support.networks import BOX, save_networks
 
 
 def left_and_right(crops: Pixels) -> Floats:

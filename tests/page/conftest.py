@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from service.config import Settings
-from tests.conftest import Launch, Pixels, Service, encode
+from tests.support.service import Launch, Pixels, Service, encode
 
 CHROMIUM = shutil.which("chromium")
 _NETWORK_FAULT = re.compile("Failed to load resource|WebSocket connection to")

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 from playwright.sync_api import sync_playwright
 
-from tests.conftest import ROOT, Service
 from tests.page.conftest import camera_film, start_browser
+from tests.support.service import ROOT, Service
 
 SIZE = {"width": 1200, "height": 720}
 FRAMES = 60  # a chart from end to end

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT, Launch, Service
 from tests.page.conftest import Open
+from tests.support.service import ROOT, Launch, Service
 
 KEY = "a-key-of-the-page"
 

@@ -7,8 +7,8 @@ from typing import Any
 import av
 from playwright.sync_api import Playwright, WebSocket
 
-from tests.conftest import Launch, Pixels, Service
 from tests.page.conftest import Open, Visit, camera_frames, start_browser
+from tests.support.service import Launch, Pixels, Service
 
 WANTED = 200
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from model.keypoints import FLIP_PAIRS
-from tests.conftest import Launch, Service
 from tests.page.conftest import Open, Visit
+from tests.support.service import Launch, Service
 
 ORANGE, BLUE, GREEN = (255, 140, 0), (30, 130, 255), (80, 220, 80)
 GIF = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"

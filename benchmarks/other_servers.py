@@ -1,0 +1,159 @@
+"""Our service beside others with the same networks: `python -m benchmarks.other_servers`.
+
+LitServe, BentoML, Ray Serve, mosec and plain FastAPI run the service's own pipeline in virtual environments
+that the command makes on its first run. In each round every server is started, asked, and ended in turn, so
+none is disturbed by another. Images go as the body, or in a form where a server reads only forms.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from time import monotonic, sleep
+
+import psutil
+
+from benchmarks.environments import CACHE, python_of
+from benchmarks.load import HttpClient, under_load
+from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, interleaved, options, write
+from tests.support.service import Service
+
+PHOTO = ROOT / "examples" / "astronaut.jpg"
+CLIENTS = (1, 8)
+STARTS_IN_S = 180
+
+
+@dataclass(frozen=True)
+class Server:
+    """environment: its name in benchmarks.environments; form: the field of the image, None for the body."""
+
+    environment: str
+    path: str
+    form: str | None = None
+
+
+PEERS = {
+    "FastAPI, thread pool": Server("fastapi", "/poses"),
+    "mosec": Server("mosec", "/inference"),
+    "LitServe": Server("litserve", "/predict", "image"),
+    "BentoML": Server("bentoml", "/poses", "image"),
+    "Ray Serve": Server("ray", "/poses"),
+}
+
+
+@contextmanager
+def ours(form: str | None) -> Iterator[tuple[psutil.Process, Callable[[], HttpClient]]]:
+    """The service, and a way to open clients of it."""
+    service = Service(weights=WEIGHTS)
+    try:
+        client = partial(HttpClient, f"{service.url}/v1/poses", PHOTO.read_bytes(), form=form)
+        yield psutil.Process(service.inference.child.pid), client
+    finally:
+        service.close()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[tuple[psutil.Process, Callable[[], HttpClient]]]:
+    """A server that answers. Raises TimeoutError when it does not within STARTS_IN_S."""
+    python, port = python_of(server.environment), _free_port()
+    module = f"benchmarks.servers.with_{server.environment}"
+    log = (CACHE / f"{server.environment}.log").open("w")
+    process = subprocess.Popen(
+        [str(python), "-m", module, str(port)],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    family = psutil.Process(process.pid)
+    url = f"http://127.0.0.1:{port}{server.path}"
+    client = partial(HttpClient, url, PHOTO.read_bytes(), form=server.form)
+    try:
+        _wait_for(client, process)
+        yield family, client
+    finally:
+        _end(family)
+        process.wait()
+        log.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _wait_for(client: Callable[[], HttpClient], process: subprocess.Popen[bytes]) -> None:
+    end = monotonic() + STARTS_IN_S
+    while monotonic() < end and process.poll() is None:
+        asking = client()
+        try:
+            asking()
+            return
+        except (OSError, HTTPException, RuntimeError):  # not there yet
+            sleep(0.5)
+        finally:
+            asking.close()
+    raise TimeoutError(f"{process.args} does not answer; see its log in {CACHE}")
+
+
+def _end(process: psutil.Process) -> None:
+    """End a process and all its descendants, by force where asking does not help."""
+    with suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        process.terminate()
+        psutil.wait_procs([process], timeout=20)
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(family, timeout=20)
+
+
+def ask(start: Callable[[], Iterator], clients: Sequence[int], seconds: float) -> Figures:
+    """Figures of a server that is started for it, the names ending in the number of clients."""
+    found: Figures = {}
+    with start() as (process, client):
+        for number in clients:
+            loaded = under_load(client, number, seconds, process)
+            found |= {f"{name}_{number}": value for name, value in loaded.items()}
+    return found
+
+
+def answers(server: Server) -> bool:
+    """Whether a server starts at all, in an environment that is made for it where it is missing."""
+    try:
+        with running(server):
+            return True
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        return False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options("peers", __doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="at each number of clients [%(default)s]")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="[%(default)s]")
+    parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS), help="[all]")
+    chosen = parser.parse_args(arguments)
+    absent = [name for name in chosen.only if not answers(PEERS[name])]
+    starts = {
+        "ours": partial(ours, None),
+        "ours, image in a form": partial(ours, "image"),
+        **{name: partial(running, PEERS[name]) for name in chosen.only if name not in absent},
+    }
+    cases = [
+        Case("servers", {"server": name}, partial(ask, start, chosen.clients, chosen.seconds))
+        for name, start in starts.items()
+    ]
+    rows = interleaved(cases, chosen.rounds)
+    write(chosen.out, chosen.rounds, rows, clients=chosen.clients, absent=absent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The gRPC front end; proto/pose.proto is its reference."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
+from service.api.authentication import KeyInterceptor
+from service.api.grpc.context import Context, abort, identify
+from service.api.openinference.grpc import OpenInferenceServicer
+from service.core.estimator import Estimator
+from service.errors import InvalidArgument, PoseError, ReceiptTimeout
+from service.observability.access_log import observed_call
+from service.security.keys import Keys
+from service.security.tls import Tls
+from service.streaming.frames import StreamConfig, StreamFrame
+from service.streaming.stream import Stream
+from service.types import Model, Models
+from service.wire.messages import answer_message, poses_message, read_config, read_frame, read_options
+from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
+
+_NAME = pose_pb2.DESCRIPTOR.services_by_name["PoseService"].full_name
+_V2_NAME = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_CHECKED = (health.OVERALL_HEALTH, _NAME, _V2_NAME)
+# a peer whose machine is gone without a word is noticed, and its stream ended
+_KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
+_PEERS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incoming_connections", 512))
+_LAST_WORDS_S = 2  # for answers under way to be sent; health watches, which never end, are cut then
+
+
+@asynccontextmanager
+async def serve_grpc(
+    estimator: Estimator,
+    models: Callable[[], Models],
+    address: str,
+    *,
+    max_bytes: int,
+    receipt_timeout_s: float,
+    drain_timeout_s: float,
+    keys: Keys | None,
+    tls: Tls | None,
+) -> AsyncIterator[int]:
+    """Serves at `address` (host:port) while open and gives the port; then finishes the calls under way.
+
+    max_bytes: of a message. receipt_timeout_s: for a stream's config to arrive.
+    """
+    limit = ("grpc.max_receive_message_length", max_bytes)
+    server = grpc.aio.server(
+        options=(limit, ("grpc.so_reuseport", 0), *_PEERS, *_KEEPALIVE),
+        interceptors=[KeyInterceptor(keys)] if keys else (),
+    )
+    checks = health.aio.HealthServicer()
+    pose_pb2_grpc.add_PoseServiceServicer_to_server(
+        PoseServicer(estimator, models, receipt_timeout_s), server
+    )
+    openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+        OpenInferenceServicer(estimator), server
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    names = (_NAME, _V2_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    if tls is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, tls.credentials())
+    for name in _CHECKED:
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    watches = [asyncio.create_task(tell(estimator, checks)) for tell in (_tell_drain, _tell_readiness)]
+    try:
+        yield port
+        await estimator.drain(drain_timeout_s)
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await server.stop(_LAST_WORDS_S)
+
+
+async def _tell_drain(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
+    await estimator.draining.wait()
+    await checks.enter_graceful_shutdown()
+
+
+async def _tell_readiness(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
+    async for ready in estimator.readiness():
+        answer = health_pb2.HealthCheckResponse
+        for name in _CHECKED:
+            await checks.set(name, answer.SERVING if ready else answer.NOT_SERVING)
+
+
+class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
+    """The calls of pose.v1.PoseService."""
+
+    def __init__(self, estimator: Estimator, models: Callable[[], Models], receipt_timeout_s: float) -> None:
+        self._estimator, self._models, self._receipt_timeout_s = estimator, models, receipt_timeout_s
+
+    async def Estimate(
+        self, request: pose_pb2.EstimateRequest, context: Context
+    ) -> pose_pb2.EstimateResponse:
+        """The persons of one image."""
+        ident = identify(context)
+        try:
+            options = read_options(request.options)
+            with observed_call("grpc", ident) as access:
+                access.poses = await self._estimator.estimate(
+                    [request.image], options, timeout_s=context.time_remaining()
+                )
+        except PoseError as error:
+            await abort(context, error)
+        return pose_pb2.EstimateResponse(poses=poses_message(access.poses[0]), model=_models(self._models()))
+
+    async def EstimateStream(self, _: object, context: Context) -> None:
+        """The answer to each frame, in order; ends when the caller is done or the service drains."""
+        ident = identify(context)
+        try:
+            async with asyncio.timeout(self._receipt_timeout_s):
+                config = await _read_config(context)
+            stream = Stream(self._estimator, config, api="grpc_stream", ident=ident)
+            async with aclosing(stream.answers(_frames(context))) as answers:
+                async for answer in answers:
+                    await context.write(answer_message(answer))
+        except TimeoutError:
+            await abort(context, ReceiptTimeout("the config did not arrive in time"))
+        except PoseError as error:
+            await abort(context, error)
+
+    async def GetSkeleton(self, request: pose_pb2.GetSkeletonRequest, context: Context) -> pose_pb2.Skeleton:
+        """What the keypoints are."""
+        return pose_pb2.Skeleton(
+            names=NAMES,
+            edges=[pose_pb2.KeypointPair(first=a, second=b) for a, b in EDGES],
+            flip_pairs=[pose_pb2.KeypointPair(first=a, second=b) for a, b in FLIP_PAIRS],
+            oks_sigmas=OKS_SIGMAS,
+        )
+
+
+async def _read_config(context: Context) -> StreamConfig:
+    message = await context.read()
+    if message is grpc.aio.EOF or message.WhichOneof("message") != "config":
+        raise InvalidArgument("the first message of a stream must be its config")
+    return read_config(message.config)
+
+
+async def _frames(context: Context) -> AsyncIterator[StreamFrame]:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        if message.WhichOneof("message") != "frame":
+            raise InvalidArgument("only the first message of a stream may be its config")
+        yield read_frame(message.frame)
+
+
+def _models(models: Models) -> pose_pb2.Models:
+    return pose_pb2.Models(pose=_model(models.pose), detector=_model(models.detector))
+
+
+def _model(model: Model) -> pose_pb2.Model:
+    return pose_pb2.Model(name=model.name, version=model.version, commit=model.commit)

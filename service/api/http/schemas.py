@@ -1,0 +1,128 @@
+"""The JSON of the REST interface, and the words of its OpenAPI document."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
+from service.api.http.problem import MEDIA_TYPE, Problem
+from service.types import MAX_PERSONS, ROTATIONS, Models, Options, Poses, array_of
+
+_DEFAULT = Options()
+KeypointPair = Annotated[tuple[int, int], array_of(2, "integer", "two indices into the names")]
+
+
+class OptionsQuery(BaseModel):
+    """Parameters that every request for persons takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_score: Annotated[float, Field(ge=0, le=1, description="persons below this score are left out")] = (
+        _DEFAULT.min_score
+    )
+    max_persons: Annotated[
+        int, Field(ge=1, le=MAX_PERSONS, description="at most this many persons of an image, by best box")
+    ] = _DEFAULT.max_persons
+    rotate: Annotated[
+        int,
+        Field(
+            ge=min(ROTATIONS),
+            le=max(ROTATIONS),
+            multiple_of=90,
+            description="degrees (0, 90, 180, 270) by which the picture is turned clockwise, after its EXIF"
+            " orientation, before persons are looked for; all coordinates are those of the turned picture",
+        ),
+    ] = _DEFAULT.rotate
+
+    def options(self) -> Options:
+        """The service's options."""
+        return Options(self.min_score, self.max_persons, self.rotate)
+
+
+class PosesQuery(OptionsQuery):
+    """Parameters of POST /v1/poses."""
+
+    format: Annotated[
+        Literal["poses", "coco"], Field(description="`coco` answers a list of COCO keypoint results")
+    ] = "poses"
+
+
+@dataclass(frozen=True, slots=True)
+class PosesAnswer:
+    """One result for each image, in their order, and the networks that answered."""
+
+    results: list[Poses]
+    model: Models
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """Names of the keypoints; limbs and left-right pairs as indices into them; COCO's OKS sigmas."""
+
+    names: tuple[str, ...]
+    edges: tuple[KeypointPair, ...]
+    flip_pairs: tuple[KeypointPair, ...]
+    oks_sigmas: tuple[float, ...]
+
+
+SKELETON = Skeleton(NAMES, EDGES, FLIP_PAIRS, OKS_SIGMAS)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """State of the service."""
+
+    status: str
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {
+        "image": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
+    },
+    "additionalProperties": False,
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "JPEG, PNG or WebP: one or more in the field `image`, or one as the body itself.",
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            **{media_type: _BINARY for media_type in ("image/jpeg", "image/png", "image/webp")},
+        },
+    }
+}
+PICTURE: dict[str, Any] = {
+    "description": "The persons; with `Accept: image/jpeg` the picture with their skeletons drawn.",
+    "content": {"image/jpeg": _BINARY},
+}
+METRICS: dict[str, Any] = {
+    "content": {
+        media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")
+    }
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses of the statuses, as problem details."""
+    content = {MEDIA_TYPE: {"schema": TypeAdapter(Problem).json_schema()}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
+_PROBLEMS = {
+    400: "Not an image, or one that is damaged or truncated; or a malformed form.",
+    401: "No key, or one that is not known.",
+    404: "There is no model of that name or version.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes or too many pixels.",
+    415: "The body is neither multipart/form-data nor an image.",
+    422: "A parameter or form field is unknown or out of range.",
+    429: "The service is full, or the key is over its rate; Retry-After tells when to try again.",
+    500: "A fault of the service.",
+    501: "The service was installed without what this needs.",
+    503: "The service is shutting down, or its worker was lost; it is back in seconds.",
+    504: "The answer was not ready in time.",
+}

@@ -1,0 +1,78 @@
+"""The JSON of streams: configs in, answers out."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+
+from service.api.http.schemas import OptionsQuery
+from service.errors import PoseError
+from service.streaming.frames import MAX_DETECT_EVERY, Counts, Dropped, Failed, Policy, StreamConfig
+from service.types import Poses
+
+
+class VideoQuery(OptionsQuery):
+    """Parameters of POST /v1/videos."""
+
+    tracking: Annotated[bool, Field(description="persons get ids that last from frame to frame")] = False
+    smoothing: Annotated[bool, Field(description="keypoints without jitter; needs tracking")] = False
+    detect_every: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MAX_DETECT_EVERY,
+            description="the detector runs on one frame in so many at least; more than 1 needs tracking",
+        ),
+    ] = 1
+
+    def config(self) -> StreamConfig:
+        """The stream's config. Raises InvalidArgument."""
+        return StreamConfig(
+            self.options(),
+            Policy.ALL,
+            tracking=self.tracking,
+            smoothing=self.smoothing,
+            detect_every=self.detect_every,
+        )
+
+
+class StreamQuery(VideoQuery):
+    """The config of a stream over WebSocket."""
+
+    policy: Policy = Policy.LATEST
+    camera_id: str = ""
+
+    def config(self) -> StreamConfig:
+        """See VideoQuery."""
+        return replace(super().config(), policy=self.policy, camera_id=self.camera_id)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswer:
+    """The answer to one frame, with one of `poses`, `dropped` and `error`; `counts` are those so far.
+
+    time: of the frame, in seconds since the first one of the video.
+    """
+
+    frame_id: int
+    time: float
+    counts: Counts
+    poses: Poses | None = None
+    dropped: Dropped | None = None
+    error: Failed | None = None
+
+
+def failure_json(error: PoseError) -> bytes:
+    """The end of a stream that failed as JSON."""
+    return orjson.dumps({"error": Failed(error.code, str(error))})
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+VIDEO_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A video file: MP4, MOV, MKV, WebM, AVI, MPEG, OGG or FLV.",
+        "content": {"video/*": _BINARY, "application/octet-stream": _BINARY},
+    }
+}

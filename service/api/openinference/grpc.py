@@ -1,0 +1,141 @@
+"""The Open Inference Protocol over gRPC; proto/openinference.proto is its reference."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from itertools import zip_longest
+
+from service.api.grpc.context import Context, abort, identify
+from service.api.openinference.tensors import (
+    EXTENSIONS,
+    INPUTS,
+    MODEL,
+    OUTPUTS,
+    PLATFORM,
+    VERSION,
+    Parameter,
+    Tensor,
+    TensorMetadata,
+    arrays,
+    check_model,
+    check_outputs,
+    packed,
+    read_options,
+    read_picture,
+)
+from service.core.estimator import Estimator
+from service.errors import InvalidArgument, PoseError
+from service.observability.access_log import observed_call
+from service.types import Poses
+from service.wire.pb import openinference_pb2 as pb
+from service.wire.pb import openinference_pb2_grpc
+
+
+class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer):
+    """The calls of inference.GRPCInferenceService."""
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        """The process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        """Whether the service takes work."""
+        return pb.ServerReadyResponse(ready=self._estimator.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        """Whether the model takes work: when the service does."""
+        await _check_model(context, request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._estimator.ready)
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and extensions."""
+        return pb.ServerMetadataResponse(name=MODEL, version=version("lgm-pose"), extensions=EXTENSIONS)
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        """Inputs, of which a request has one, and outputs."""
+        await _check_model(context, request.name, request.version)
+        return pb.ModelMetadataResponse(
+            name=MODEL,
+            versions=[VERSION],
+            platform=PLATFORM,
+            inputs=[_metadata(each) for each in INPUTS],
+            outputs=[_metadata(each) for each in OUTPUTS],
+        )
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        """The persons of one image."""
+        ident = identify(context)
+        try:
+            with observed_call("grpc_v2", ident) as access:
+                check_model(request.model_name, request.model_version)
+                options = read_options(_parameters(request.parameters))
+                names = check_outputs([(each.name, each.parameters) for each in request.outputs])
+                picture = read_picture(_tensors(request))
+                access.poses = await self._estimator.estimate(
+                    [picture], options, timeout_s=context.time_remaining()
+                )
+        except PoseError as error:
+            await abort(context, error)
+        return _response(request, access.poses[0], names)
+
+
+async def _check_model(context: Context, name: str, model_version: str) -> None:
+    try:
+        check_model(name, model_version)
+    except PoseError as error:
+        await abort(context, error)
+
+
+def _metadata(tensor: TensorMetadata) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+    )
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        if (kind := parameter.WhichOneof("parameter_choice")) is None:
+            raise InvalidArgument(f"parameter {name[:64]!r} has no value")
+        found[name] = getattr(parameter, kind)
+    return found
+
+
+def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
+    """The tensors of a request, with their bytes from wherever they are. Raises InvalidArgument."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidArgument(f"{len(request.inputs)} inputs have {len(raw)} raw contents")
+    return [
+        Tensor(each.name, each.datatype, tuple(each.shape), _bytes_of(each) if data is None else data)
+        for each, data in zip_longest(request.inputs, raw)
+    ]
+
+
+def _bytes_of(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes:
+    if tensor.datatype == "BYTES":
+        return packed(tensor.contents.bytes_contents)
+    try:
+        return bytes(tensor.contents.uint_contents)
+    except ValueError:
+        raise InvalidArgument(f"input {tensor.name[:64]!r}: its contents are not numbers of 8 bits") from None
+
+
+def _response(request: pb.ModelInferRequest, poses: Poses, names: tuple[str, ...]) -> pb.ModelInferResponse:
+    """The outputs of these names, raw where the request was."""
+    response = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id=request.id)
+    for name, array in arrays(poses).items():
+        if name not in names:
+            continue
+        output = response.outputs.add(name=name, datatype="FP32", shape=array.shape)
+        if request.raw_input_contents:
+            response.raw_output_contents.append(array.tobytes())
+        else:
+            output.contents.fp32_contents.extend(array.ravel())
+    return response

@@ -1,0 +1,176 @@
+"""The JSON of the Open Inference Protocol, and the tensors that its binary extension puts behind it."""
+
+from base64 import b64decode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from service.api.openinference.tensors import (
+    BINARY_DATA,
+    BINARY_OUTPUT,
+    INPUTS,
+    MODEL,
+    OUTPUT_NAMES,
+    OUTPUTS,
+    VERSION,
+    Parameter,
+    Tensor,
+    packed,
+)
+from service.errors import ImageTooLarge, InvalidArgument, MalformedBody
+from service.types import Floats
+
+LENGTH_HEADER = "inference-header-content-length"
+_MAX_JSON = 8 * 2**20  # bytes; parsed, JSON takes many times as much memory
+_SIZE = "binary_data_size"
+Parameters = Annotated[dict[str, Parameter], Field(default_factory=dict)]
+
+
+_DATA = {
+    "type": "array",
+    "items": {
+        "anyOf": [
+            {"type": "string", "format": "byte"},
+            {"type": "integer", "minimum": 0, "maximum": 255},
+            {"type": "array", "items": {}},
+        ]
+    },
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InferInput(_Strict):
+    """A tensor: its elements in `data`, nested or not, BYTES in base64; or behind the JSON."""
+
+    name: Annotated[str, Field(json_schema_extra={"enum": [each.name for each in INPUTS]})]
+    shape: list[Annotated[int, Field(ge=0)]]
+    datatype: Annotated[str, Field(json_schema_extra={"enum": [each.datatype for each in INPUTS]})]
+    parameters: Parameters
+    data: Annotated[list[Any] | None, WithJsonSchema(_DATA)] = None
+
+
+class InferOutput(_Strict):
+    """An output that is wanted; `binary_data` among its parameters asks for it behind the JSON."""
+
+    name: Annotated[str, Field(json_schema_extra={"enum": list(OUTPUT_NAMES)})]
+    parameters: Parameters
+
+
+class InferRequest(_Strict):
+    """A request; `min_score`, `max_persons`, `rotate` and `binary_data_output` are its parameters."""
+
+    id: str = ""
+    parameters: Parameters
+    inputs: Annotated[list[InferInput], Field(json_schema_extra={"minItems": 1, "maxItems": 1})]
+    outputs: Annotated[
+        list[InferOutput], Field(default_factory=list, json_schema_extra={"uniqueItems": True})
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class InferredTensor:
+    """An output; the answer has its elements in `data` or, of `binary_data_size` bytes, behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float] | None = None
+    parameters: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferAnswer:
+    """The persons of an image as tensors; `id` is the request's."""
+
+    model_name: str
+    model_version: str
+    outputs: list[InferredTensor]
+    id: str | None = None
+
+
+def read_request(body: bytes, json_length: str | None) -> tuple[InferRequest, list[Tensor]]:
+    """A request and its tensors; json_length: what its header says. Raises PoseError of many kinds."""
+    length = len(body) if json_length is None else _length(json_length, len(body))
+    if length > _MAX_JSON:
+        raise ImageTooLarge(f"the JSON is larger than {_MAX_JSON} bytes: send tensors as binary data")
+    try:
+        request = InferRequest.model_validate_json(body[:length])
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedBody(f"not JSON: {first['msg']}") from None
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidArgument(f"{place[:200]}: {first['msg']}") from None
+    return request, _tensors(request.inputs, body[length:])
+
+
+def binary_outputs(request: InferRequest) -> set[str]:
+    """The outputs that are wanted behind the JSON."""
+    default = request.parameters.get(BINARY_OUTPUT, False)
+    chosen = {each.name: each.parameters.get(BINARY_DATA, default) for each in request.outputs}
+    return {name for name in OUTPUT_NAMES if chosen.get(name, default) is True}
+
+
+def write_answer(ident: str, arrays: dict[str, Floats], binary: set[str]) -> tuple[bytes, int]:
+    """The body of an answer with these outputs, those of `binary` behind the JSON; and the JSON's length."""
+    outputs, tail = [], []
+    for metadata in OUTPUTS:
+        if (array := arrays.get(metadata.name)) is None:
+            continue
+        tensor: dict[str, Any] = {"name": metadata.name, "datatype": "FP32", "shape": list(array.shape)}
+        if metadata.name in binary:
+            tail.append(array.tobytes())
+            tensor["parameters"] = {_SIZE: array.nbytes}
+        else:
+            tensor["data"] = array.ravel()
+        outputs.append(tensor)
+    answer = {"model_name": MODEL, "model_version": VERSION, **({"id": ident} if ident else {})}
+    text = orjson.dumps({**answer, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((text, *tail)), len(text)
+
+
+def _length(header: str, size: int) -> int:
+    if not (header.isascii() and header.isdigit() and len(header) < 12 and int(header) <= size):
+        raise MalformedBody(f"{LENGTH_HEADER} is not a length within the body")
+    return int(header)
+
+
+def _tensors(inputs: Sequence[InferInput], tail: bytes) -> list[Tensor]:
+    tensors, position = [], 0
+    for each in inputs:
+        size = each.parameters.get(_SIZE)
+        if size is None:
+            data = _bytes_of(each)
+        elif isinstance(size, bool) or not isinstance(size, int) or size < 0 or each.data is not None:
+            raise InvalidArgument(f"input {each.name[:64]!r}: {_SIZE} is a length, and stands for `data`")
+        else:
+            data, position = tail[position : position + size], position + size
+        tensors.append(Tensor(each.name, each.datatype, tuple(each.shape), data))
+    if position != len(tail):
+        raise MalformedBody(f"{len(tail)} bytes behind the JSON are not the {position} that it announces")
+    return tensors
+
+
+def _bytes_of(tensor: InferInput) -> bytes:
+    """The elements of `data` as bytes. Raises InvalidArgument."""
+    elements = tensor.data or []
+    for _ in tensor.shape[1:]:
+        if elements and isinstance(elements[0], list):
+            try:
+                elements = list(chain.from_iterable(elements))
+            except TypeError:
+                raise InvalidArgument(f"input {tensor.name[:64]!r}: lists and elements are mixed") from None
+    try:
+        if tensor.datatype == "BYTES":
+            return packed(b64decode(element, validate=True) for element in elements)
+        return bytes(elements)
+    except (TypeError, ValueError):
+        kind = "base64" if tensor.datatype == "BYTES" else "whole numbers of 8 bits"
+        raise InvalidArgument(f"input {tensor.name[:64]!r}: its data are not {kind}") from None

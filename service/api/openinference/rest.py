@@ -1,0 +1,250 @@
+"""The Open Inference Protocol over REST; proto/openinference.proto tells of its tensors."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi.routing import APIRoute
+
+from service.api.http.disconnect import while_connected
+from service.api.http.problem import pose_problem
+from service.api.http.schemas import problems
+from service.api.http.upload import limited, receipt
+from service.api.openinference.json_tensors import (
+    LENGTH_HEADER,
+    InferAnswer,
+    InferRequest,
+    binary_outputs,
+    read_request,
+    write_answer,
+)
+from service.api.openinference.tensors import (
+    EXTENSIONS,
+    INPUTS,
+    MODEL,
+    OUTPUTS,
+    PLATFORM,
+    VERSION,
+    TensorMetadata,
+    arrays,
+    check_model,
+    check_outputs,
+    read_options,
+    read_picture,
+)
+from service.core.estimator import Estimator
+from service.errors import PoseError
+from service.observability.access_log import Access
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_ModelName = Annotated[str, Path(json_schema_extra={"enum": [MODEL]})]
+_Version = Annotated[str, Path(json_schema_extra={"enum": [VERSION]})]
+
+
+class _Route(APIRoute):
+    """A route whose problems have the protocol's `error` too."""
+
+    def get_route_handler(self) -> _Handler:
+        """See APIRoute."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except PoseError as error:
+                return pose_problem(error, error=str(error))
+
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The service."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Whether the process answers."""
+
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Whether the service takes work."""
+
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReady:
+    """Whether the model takes work."""
+
+    name: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """The model's tensors; -1 is a side that varies. An input is one of those listed."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+def _known_model(model: _ModelName) -> None:
+    check_model(model)
+
+
+def _known_version(model: _ModelName, version: _Version) -> None:
+    check_model(model, version)
+
+
+@dataclass(frozen=True)
+class OpenInferenceApi:
+    """The routes under /v2. max_body_bytes and receipt_timeout_s hold for the body of a request."""
+
+    estimator: Estimator
+    decoders: Executor
+    max_body_bytes: int
+    receipt_timeout_s: float
+
+    def install(self, app: FastAPI) -> None:
+        """Add the routes to an application."""
+        router = APIRouter(route_class=_Route, tags=["open inference protocol"])
+        router.add_api_route("/v2", self.server, summary="The service")
+        router.add_api_route("/v2/health/live", self.live, summary="Whether the process lives")
+        router.add_api_route(
+            "/v2/health/ready", self.ready, summary="Whether it takes work", responses=problems(503)
+        )
+        self._add_model(router, "/v2/models/{model}", "", _known_model)
+        self._add_model(router, "/v2/models/{model}/versions/{version}", "_version", _known_version)
+        app.include_router(router)
+
+    def _add_model(self, router: APIRouter, path: str, suffix: str, known: Callable[..., None]) -> None:
+        """The routes of the model, under a path with or without its version."""
+        common: dict[str, Any] = {"dependencies": [Depends(known)]}
+        router.add_api_route(
+            path,
+            self.model,
+            name=f"model{suffix}",
+            summary="The model's tensors",
+            responses=problems(404),
+            **common,
+        )
+        router.add_api_route(
+            f"{path}/ready",
+            self.model_ready,
+            name=f"model_ready{suffix}",
+            summary="Whether the model takes work",
+            responses=problems(404, 503),
+            **common,
+        )
+        router.add_api_route(
+            f"{path}/infer",
+            self.infer,
+            methods=["POST"],
+            name=f"infer{suffix}",
+            summary="The persons of an image as tensors",
+            response_model=InferAnswer,
+            responses={200: _BINARY, **problems(400, 404, 408, 413, 422, 429, 500, 503, 504)},
+            openapi_extra=_BODY,
+            **common,
+        )
+
+    async def server(self) -> Server:
+        """Name, version and extensions."""
+        return Server(MODEL, version("lgm-pose"), EXTENSIONS)
+
+    async def live(self) -> Live:
+        """The process answers."""
+        return Live(True)
+
+    async def ready(self) -> Ready:
+        """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
+        self.estimator.check_ready()
+        return Ready(True)
+
+    async def model(self) -> ModelMetadata:
+        """Inputs and outputs. A request has one of the inputs, and one image."""
+        return ModelMetadata(MODEL, (VERSION,), PLATFORM, INPUTS, OUTPUTS)
+
+    async def model_ready(self) -> ModelReady:
+        """The model is ready when the service is."""
+        self.estimator.check_ready()
+        return ModelReady(MODEL, True)
+
+    async def infer(self, request: Request) -> Response:
+        """Boxes, scores and keypoints of the persons, in pixels of the image, by falling score.
+
+        The input is `image`, BYTES of shape [1] (JPEG, PNG or WebP; in JSON as base64), or `pixels`, UINT8 of
+        shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
+        `Inference-Header-Content-Length` then tells.
+        """
+        async with receipt(self.receipt_timeout_s):
+            body = b"".join([chunk async for chunk in limited(request, self.max_body_bytes)])
+        # large JSON is parsed beside the event loop
+        asked, tensors = await asyncio.get_running_loop().run_in_executor(
+            self.decoders, read_request, body, request.headers.get(LENGTH_HEADER)
+        )
+        options = read_options(asked.parameters)
+        names = check_outputs([(each.name, each.parameters) for each in asked.outputs])
+        work = self.estimator.estimate([read_picture(tensors)], options)
+        (poses,) = await while_connected(request, work)
+        access: Access = request.scope["state"]["access"]
+        access.poses = [poses]
+        outputs = {name: array for name, array in arrays(poses).items() if name in names}
+        return _answer(*write_answer(asked.id, outputs, binary_outputs(asked)))
+
+
+def _answer(body: bytes, json_length: int) -> Response:
+    if json_length == len(body):
+        return Response(body, media_type="application/json")
+    return Response(body, headers={LENGTH_HEADER: str(json_length)}, media_type="application/octet-stream")
+
+
+def _inlined(schema: dict[str, Any]) -> Any:
+    """A JSON schema without references, for a place where OpenAPI knows none."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            reference = node.get("$ref", "").rpartition("/")[2]
+            return resolve(definitions[reference]) if reference else {k: resolve(v) for k, v in node.items()}
+        return [resolve(each) for each in node] if isinstance(node, list) else node
+
+    return resolve(schema)
+
+
+_EXAMPLE = {
+    "name": "image",
+    "datatype": "BYTES",
+    "shape": [1],
+    "data": ["iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNoaGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"],
+}
+_OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BINARY: dict[str, Any] = {"description": "The persons; binary tensors follow the JSON.", "content": _OCTETS}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON; binary tensors follow it.",
+        "content": {
+            "application/json": {
+                "schema": _inlined(InferRequest.model_json_schema()),
+                "example": {"inputs": [_EXAMPLE], "parameters": {"min_score": 0.5}},
+            },
+            **_OCTETS,
+        },
+    }
+}

@@ -1,0 +1,1 @@
+"""The core: bytes become poses."""

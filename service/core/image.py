@@ -1,0 +1,198 @@
+"""Bytes become an image: formats, limits, orientation."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from service.core.metadata import exif_orientation, png_without_metadata, webp_without_metadata
+from service.errors import ImageTooLarge, InvalidImage
+from service.types import Image, Picture, RawImage
+
+MAX_SIDE = 32_766  # OpenCV warps no image with a longer side
+_MAX_SCANS = 64  # a progressive JPEG of many scans takes minutes to decode
+_MAX_SEGMENTS = 1024  # cameras write some dozens; a file of empty ones would take seconds to walk
+_JPEG = b"\xff\xd8\xff"
+# none of these occurs in entropy-coded data; fill bytes FF may stand before a marker, and are not part of the
+# expression, which would take quadratic time on a run of them
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
+_SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels as the header of a JPEG, PNG or WebP gives them; decodes no pixel.
+
+    Raises InvalidImage; ImageTooLarge for more than `max_pixels` or a side over MAX_SIDE.
+    """
+    try:
+        width, height = _raw_size(data) if isinstance(data, RawImage) else _header(data)
+    except (struct.error, ValueError, KeyError) as error:  # KeyError: simplejpeg, unknown colours
+        raise InvalidImage("the image's header is damaged") from error
+    if width < 1 or height < 1:
+        raise InvalidImage("the image has no pixels")
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width} x {height} pixels are more than {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(f"a side of {max(width, height)} pixels is longer than {MAX_SIDE}")
+    return width, height
+
+
+def decode(data: Picture, rotate: int = 0) -> Image:
+    """The image (H, W, 3) BGR, upright by its EXIF orientation, then turned clockwise by `rotate` degrees.
+
+    The first frame of an animation. Check it with `read_size` first. Raises InvalidImage.
+    """
+    return turn(_decode(data), rotate)
+
+
+def turn(image: Image, degrees: int) -> Image:
+    """The image (H, W, 3) turned clockwise by a multiple of 90 degrees, contiguous."""
+    return np.ascontiguousarray(np.rot90(image, -degrees // 90))
+
+
+def _decode(data: Picture) -> Image:
+    """The image upright by its EXIF orientation."""
+    if isinstance(data, RawImage):
+        pixels = np.frombuffer(data.data, np.uint8).reshape(data.height, data.width, 3)
+        return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
+    if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
+        return _upright(image, _jpeg_orientation(data))
+    pixels_only, orientation = _without_metadata(data)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(pixels_only, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InvalidImage("the image cannot be decoded") from error
+    if decoded is None:
+        raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
+    return _upright(np.asarray(decoded, np.uint8), orientation)
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, int]:
+    """What is left for the decoder to read, and the orientation that it does not see."""
+    if data.startswith(_PNG):
+        return png_without_metadata(data)
+    if data.startswith(b"RIFF"):
+        return webp_without_metadata(data)
+    return data, 1
+
+
+def _raw_size(raw: RawImage) -> tuple[int, int]:
+    if len(raw.data) != raw.width * raw.height * 3:
+        raise InvalidImage(
+            f"{len(raw.data)} bytes are not {raw.width} x {raw.height} pixels of 3 bytes in BGR or RGB"
+        )
+    return raw.width, raw.height
+
+
+def _header(data: bytes) -> tuple[int, int]:
+    """Width and height; ValueError, KeyError or struct.error where the header is damaged."""
+    if not data:
+        raise InvalidImage("the image is empty")
+    if data.startswith(_JPEG):
+        return _jpeg_size(data)
+    if data.startswith(_PNG):
+        name, width, height = struct.unpack_from(">4sII", data, 12)
+        if name != b"IHDR":
+            raise ValueError(name)
+        return width, height
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    raise InvalidImage("not a JPEG, PNG or WebP image")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    if _scans(data) > _MAX_SCANS:
+        raise ImageTooLarge(f"the JPEG has more than {_MAX_SCANS} scans")
+    return width, height
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a progressive JPEG; of any other at most 1, as those have no more than components."""
+    progressive, scans = False, 0
+    for marker, _ in _jpeg_segments(data):
+        progressive |= marker == _SOF2
+        scans += marker == _SOS
+        if scans and not progressive:
+            break
+    return scans
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment up to the end of the image (ITU T.81, annex B).
+
+    Raises ImageTooLarge behind _MAX_SEGMENTS of them.
+    """
+    position = len(_JPEG) - 1
+    for _ in range(_MAX_SEGMENTS):
+        found = _find_marker(data, position)
+        if found is None or found[1][0] == _EOI:
+            return
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+        yield found[1][0], data[found.end() + 2 : position]
+    raise ImageTooLarge(f"the JPEG has more than {_MAX_SEGMENTS} segments")
+
+
+def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
+    """The first marker at or behind a position."""
+    for start in range(position, len(data), _WINDOW):
+        # a marker that begins in the window may end one byte behind it
+        if found := _JPEG_MARKER.search(data, start, start + _WINDOW + 1):
+            return found
+    return None
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
+    for marker, content in _jpeg_segments(data):
+        if marker == _SOS:
+            break
+        if marker == _APP1 and content.startswith(b"Exif\0\0"):
+            return exif_orientation(content)
+    return 1
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """https://developers.google.com/speed/webp/docs/riff_container, RFC 6386 9.1 for VP8."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
+        return (low_w | high_w << 16) + 1, (low_h | high_h << 16) + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError(kind)
+
+
+def _decode_jpeg(data: bytes) -> Image | None:
+    """The pixels as stored; None for a JPEG in colours that simplejpeg does not convert (CMYK)."""
+    *_, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    if colorspace in ("CMYK", "YCCK"):
+        return None
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR"))
+    except ValueError as error:
+        # cameras write harmless oddities, such as stray bytes between segments; only missing data is fatal
+        if "end of JPEG file" in str(error):
+            raise InvalidImage("the image is truncated") from error
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", strict=False))
+    except ValueError as error:
+        raise InvalidImage("the image cannot be decoded: it is damaged") from error
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    """The image turned and mirrored as its EXIF orientation asks."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])

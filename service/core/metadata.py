@@ -1,0 +1,87 @@
+"""What surrounds the pixels in an image file, the orientation among it.
+
+A decoder reads texts, colour profiles and EXIF data before the pixels. Some kilobytes of them can cost it
+gigabytes of memory, or time quadratic in their length, so it gets files without them.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from service.errors import ImageTooLarge
+
+_MAX_CHUNKS = (
+    2**16
+)  # encoders write pixels in chunks of 8 kB; a file of empty ones would take seconds to walk
+_PNG_HEAD, _RIFF_HEAD = 8, 12  # bytes before the first chunk
+_WEBP_PIXELS = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"))
+_EXIF = b"Exif\0\0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A named part of a file: where it starts and ends, head and checksum included; its content."""
+
+    name: bytes
+    start: int
+    end: int
+    content: bytes
+
+
+def png_without_metadata(data: bytes) -> tuple[bytes, int]:
+    """A PNG with its critical chunks and transparency alone, and its EXIF orientation.
+
+    Without the chunks of an animation it shows the first frame. Raises ImageTooLarge for too many chunks.
+    """
+    kept, orientation = [data[:_PNG_HEAD]], 1
+    for chunk in _chunks(data, ">I4s", _PNG_HEAD):
+        if chunk.name[:1].isupper() or chunk.name == b"tRNS":  # upper case: critical (PNG, section 5.4)
+            kept.append(data[chunk.start : chunk.end])
+        elif chunk.name == b"eXIf":
+            orientation = exif_orientation(chunk.content)
+    return b"".join(kept), orientation
+
+
+def webp_without_metadata(data: bytes) -> tuple[bytes, int]:
+    """A WebP with its pictures alone, and its EXIF orientation. Raises ImageTooLarge for too many chunks."""
+    kept, orientation = [data[8:_RIFF_HEAD]], 1
+    (size,) = struct.unpack_from("<I", data, 4)
+    for chunk in _chunks(data, "<4sI", _RIFF_HEAD):
+        if chunk.name in _WEBP_PIXELS:
+            kept.append(data[chunk.start : chunk.end])
+        else:
+            size -= chunk.end - chunk.start  # not counted anew: a truncated file stays one
+            if chunk.name == b"EXIF":
+                orientation = exif_orientation(chunk.content)
+    return b"".join((data[:4], struct.pack("<I", max(0, size)), *kept)), orientation
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Tag 0x0112 of the first directory (TIFF 6.0), 1 to 8; 1 where it is missing or damaged."""
+    tiff = exif.removeprefix(_EXIF)
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (offset,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, offset)
+        for entry in range(offset + 2, offset + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == 0x0112:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _chunks(data: bytes, head: str, position: int) -> Iterator[_Chunk]:
+    """The chunks of a PNG (head `>I4s`, a checksum behind) or of a RIFF file (`<4sI`, padded to even)."""
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            return
+        first, second = struct.unpack_from(head, data, position)
+        png = isinstance(first, int)
+        name, length = (second, first) if png else (first, second)
+        content = position + 8
+        end = content + length + (4 if png else length % 2)
+        yield _Chunk(name, position, end, data[content : content + length])
+        position = end
+    raise ImageTooLarge(f"the image has more than {_MAX_CHUNKS} chunks")

@@ -1,0 +1,1 @@
+"""The networks: sessions, detector, pose, pipeline. No asyncio, no server."""

@@ -1,0 +1,104 @@
+"""What is recorded of each request: one log line, the metrics, an id that the caller gets back."""
+
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+from grpc import StatusCode
+
+from service.errors import InferenceFailed, PoseError
+from service.observability.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
+from service.observability.tracing import describe_span, request_span
+from service.security.caller import CALLER
+from service.types import Poses
+
+logger = logging.getLogger(__name__)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_STAGES = ("decode", "queue", "detect", "pose")
+_OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
+
+
+@dataclass(slots=True)
+class Access:
+    """A request under way; whoever answers it fills in the status and what was found."""
+
+    request_id: str
+    code: str
+    poses: Sequence[Poses] = ()
+
+
+def request_id(given: str | None) -> str:
+    """The caller's id where it is a sound one, else a new one."""
+    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def named_caller() -> dict[str, str]:
+    """The name of the caller's key, for log lines."""
+    caller = CALLER.get()
+    return {"key": caller.name} if caller else {}
+
+
+@contextmanager
+def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> Iterator[Access]:
+    """Measures, counts and logs a request; `code` holds unless the answer sets another."""
+    access = Access(ident, code)
+    start = perf_counter()
+    IN_FLIGHT.labels(api).inc()
+    with request_span(api) as trace_id:
+        try:
+            yield access
+        finally:
+            IN_FLIGHT.labels(api).dec()
+            _record(api, access, perf_counter() - start, level, trace_id)
+
+
+@contextmanager
+def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterator[Access]:
+    """As `observed`, for work whose outcome goes by the names of gRPC's codes.
+
+    Raises PoseError and nothing else: what nobody foresaw is logged and becomes InferenceFailed.
+    """
+    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level) as access:
+        try:
+            yield access
+        except PoseError as error:
+            access.code = error.grpc_status.name
+            raise
+        except Exception as error:
+            logger.exception("request failed", extra={"request_id": ident})
+            access.code = StatusCode.INTERNAL.name
+            raise InferenceFailed("the service failed; the request id finds the reason in its log") from error
+        access.code = StatusCode.OK.name
+
+
+def _record(api: str, access: Access, seconds: float, level: int, trace_id: str) -> None:
+    REQUESTS.labels(api, access.code).inc()
+    REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
+    persons = sum(len(poses.persons) for poses in access.poses)
+    PERSONS.inc(persons)
+    IMAGES.inc(len(access.poses))
+    stages = {stage: [getattr(poses.timings, stage) for poses in access.poses] for stage in _STAGES}
+    for stage, values in stages.items():
+        for value in values:
+            STAGE_SECONDS.labels(stage).observe(value)
+    ours = access.code.startswith("5") or access.code in _OUR_FAULTS
+    describe_span(failed=ours, request_id=access.request_id, code=access.code, persons=persons)
+    logger.log(
+        level,
+        "request",
+        extra={
+            "request_id": access.request_id,
+            "trace_id": trace_id,
+            "api": api,
+            **named_caller(),
+            "code": access.code,
+            "seconds": round(seconds, 6),
+            "images": len(access.poses),
+            "persons": persons,
+            **{stage: max(values) for stage, values in stages.items() if values},
+        },
+    )

@@ -1,0 +1,81 @@
+"""The keys that callers show: `key` or `name:key`, of the environment or of a file."""
+
+import hmac
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+from service.errors import ConfigError, Unauthenticated
+from service.security.caller import Caller
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")  # what every way of showing a key can carry
+
+
+class Keys:
+    """The keys in force. A name may have several, so that one can replace another without haste.
+
+    given: keys, apart by commas. file: more of them, a line each; `load` reads it again. per_second: the
+    rate of each name, see Caller. Raises ConfigError.
+    """
+
+    def __init__(self, given: str, file: Path | None, per_second: float) -> None:
+        self._given, self._file, self._per_second = given.split(","), file, per_second
+        self._callers: dict[bytes, Caller] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read the file. Raises ConfigError, and then the keys stay as they were."""
+        found = _parse("POSE_API_KEYS", self._given)
+        if self._file is not None:
+            try:
+                lines = self._file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"POSE_API_KEYS_FILE: {self._file} cannot be read: {error}") from None
+            found |= _parse(f"POSE_API_KEYS_FILE: {self._file}", lines)
+        if not found:
+            raise ConfigError("POSE_API_KEYS or POSE_API_KEYS_FILE: there is no key in it")
+        known = {caller.name: caller for caller in self._callers.values()}
+        callers = {name: known.get(name) or Caller(name, self._per_second) for name in found.values()}
+        self._callers = {digest: callers[name] for digest, name in found.items()}
+
+    def caller(self, key: str | None) -> Caller:
+        """Whose key it is. Raises Unauthenticated; how long that takes tells nothing of the keys."""
+        if not key:
+            raise Unauthenticated(
+                "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            )
+        shown, holder = _digest(key), None
+        for digest, caller in self._callers.items():
+            if hmac.compare_digest(digest, shown):
+                holder = caller
+        if holder is None:
+            raise Unauthenticated("the key is not known")
+        return holder
+
+
+def shown_key(authorization: str, api_key: str) -> str:
+    """The key in the headers or metadata `authorization` and `x-api-key`, empty where there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else api_key
+
+
+def _parse(source: str, lines: Iterable[str]) -> dict[bytes, str]:
+    """Names of keys by the keys' digests. Raises ConfigError, which shows no key."""
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        if not (entry := line.strip()) or entry.startswith("#"):
+            continue
+        name, _, key = entry.rpartition(":")
+        if not _KEY.fullmatch(key):
+            raise ConfigError(f"{source}: key {number} is not 16 to 256 of A-Z a-z 0-9 . _ ~ -")
+        name = name or f"key-{_digest(key).hex()[:8]}"
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{source}: the name of key {number} is not 1 to 64 of A-Z a-z 0-9 . _ -")
+        found[_digest(key)] = name
+    return found
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode(errors="surrogateescape")).digest()

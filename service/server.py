@@ -1,0 +1,158 @@
+"""Both servers in one process, until SIGTERM or SIGINT."""
+
+import asyncio
+import ipaddress
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api.http.slow_clients import Limits, PatientHttp, PatientWebSocket
+from service.config import Settings
+from service.errors import ArtefactError, ConfigError
+from service.observability.logs import configure_logs
+from service.observability.tracing import start_tracing
+from service.security.tls import Tls
+
+logger = logging.getLogger("service")
+_PONG_TIMEOUT_S = 300
+_HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+]
+_PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says where it listens, drains at the first signal and leaves with status 0."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        tls: Tls | None = app.state.security.tls
+        limits = Limits(settings.head_timeout_s, settings.receipt_timeout_s, settings.max_connections)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=partial(PatientHttp, limits=limits),  # type: ignore[arg-type]
+                host=settings.host,
+                port=settings.http_port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                headers=_HEADERS,
+                ssl_context_factory=None if tls is None else lambda *_: tls.context(),
+                ws=partial(PatientWebSocket, limits=limits),  # type: ignore[arg-type]
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,  # pictures are compressed already
+                # a pong waits behind the frames that are held back
+                ws_ping_timeout=_PONG_TIMEOUT_S,
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
+            )
+        )
+        self._state, self._drain_timeout_s = app.state, settings.drain_timeout_s
+        self._handshake_s = None if tls is None else settings.head_timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then announce it."""
+        self._loop = loop = asyncio.get_running_loop()
+        # uvicorn has no setting for it, and 60 s is long for a handshake
+        listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
+        loop.create_server = listen  # type: ignore[method-assign]
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        scheme = "http" if self._handshake_s is None else "https"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        grpc_port = self._state.grpc_port
+        print(_greeting(url, grpc_port, self._state.security.keys is not None), file=sys.stderr, flush=True)
+        logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
+        for server in self.servers:
+            server.close()
+        self._draining = asyncio.create_task(self._state.estimator.drain(self._drain_timeout_s))
+        await asyncio.wait((self._draining,))
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Refuse new work at once; a second SIGINT ends without waiting.
+
+        A second SIGTERM changes nothing: `make` and others pass on what the whole process group got.
+        """
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _reload(self) -> None:
+        """Serve the networks as they are in their files now, unless those are bad."""
+        asyncio.get_running_loop().run_in_executor(None, self._state.worker.reload)
+
+    def _drain(self) -> None:
+        logger.info("draining")
+        self._state.estimator.draining.set()
+        if self.force_exit and self._draining is not None:
+            self._draining.cancel()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal. Exits with one line when that is not possible."""
+    configure_logs()
+    start_tracing()
+    # OpenCV reads its own limit once, when it is imported: a second line behind service.core.image
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
+    from service.app import create_app
+
+    check_port("POSE_HTTP_PORT", settings.host, settings.http_port)
+    check_port("POSE_GRPC_PORT", settings.host, settings.grpc_port)
+    try:
+        app = create_app(settings)
+    except (ArtefactError, ConfigError) as error:
+        raise SystemExit(str(error)) from None
+    if app.state.security.keys is None and settings.tls_client_ca is None:
+        _warn_if_public(settings.host)
+    Server(app, settings).run()
+
+
+def check_port(name: str, host: str, port: int) -> None:
+    """Exits with one line when the port cannot be had; the servers themselves would give a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise SystemExit(f"{name}: cannot listen on {host} port {port}: {error.strerror}") from None
+
+
+def _warn_if_public(host: str) -> None:
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        logger.warning(
+            "%s is reachable from outside, and the service asks nobody for a key:"
+            " set POSE_API_KEYS or POSE_API_KEYS_FILE",
+            host,
+        )
+
+
+def _greeting(url: str, grpc_port: int, with_key: bool) -> str:
+    photo = _PHOTO if _PHOTO.exists() else "photo.jpg"
+    key = '-H "Authorization: Bearer $POSE_API_KEY" ' if with_key else ""
+    return (
+        f"\n  page   {url}/\n  docs   {url}/docs\n  gRPC   port {grpc_port}\n"
+        f"  try    curl -s {key}-F image=@{photo} {url}/v1/poses\n"
+    )

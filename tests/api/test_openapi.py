@@ -1,0 +1,16 @@
+"""Every answer is one that the OpenAPI document foretells, whatever is sent."""
+
+import pytest
+
+from tests.api.fuzz_openapi import fuzz
+from tests.support.service import Service
+
+
+@pytest.mark.timeout(900)
+def test_answers_are_those_of_the_document(service: Service) -> None:
+    before = service.metric("pose_requests_total", api="rest_v2", code="200")
+    made, failures = fuzz(service.url, examples=5)
+    assert failures == ""
+    assert made > 300
+    # the document's own example succeeds
+    assert service.metric("pose_requests_total", api="rest_v2", code="200") > before

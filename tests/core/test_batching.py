@@ -1,0 +1,248 @@
+"""The batcher: what runs together, what becomes of failures and of callers that leave."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.core.batching import Batcher
+from service.errors import ArtefactError, InferenceFailed, ShuttingDown, WorkerLost
+from service.observability.metrics import QUEUE_DEPTH, WORKER_RESTARTS
+
+
+class Worker:
+    """Doubles numbers, batch by batch, each when the test lets it."""
+
+    def __init__(self, fail: Callable[[list[int]], Any] = lambda items: None) -> None:
+        self.batches: list[list[int]] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self._fail = fail
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        self.begun.release()
+        assert self.go.acquire(timeout=30)
+        self._fail(items)
+        return [2 * item for item in items]
+
+    async def has_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=30)
+
+
+async def submit(batcher: Batcher[int, int], *items: int, source: object = None) -> list[asyncio.Task[Any]]:
+    """Tasks that wait for the items' results, once all are in the queue."""
+    tasks = [asyncio.create_task(batcher.submit(item, source or item)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def results(tasks: list[asyncio.Task[Any]]) -> list[Any]:
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    return [outcome if isinstance(outcome, BaseException) else outcome[0] for outcome in outcomes]
+
+
+async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=4)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, *range(1, 8))
+    worker.go.release(3)
+    assert await results(tasks) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert worker.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    await batcher.close()
+
+
+async def test_a_batch_fills_all_threads_to_its_end() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=8, side_by_side=3)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, *range(1, 9))
+    worker.go.release(4)
+    assert await results(tasks) == [2 * item for item in range(9)]
+    assert worker.batches == [[0], [1, 2, 3, 4, 5, 6], [7, 8]]
+    await batcher.close()
+
+
+async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=4)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, 1, 2, 3)
+    worker.go.release()
+    await worker.has_begun()
+    tasks[2].cancel()
+    await asyncio.wait([tasks[2]])
+    worker.go.release()
+    del tasks[2]
+    assert await results(tasks) == [0, 2, 6]
+    assert worker.batches == [[0], [1, 2, 3]]
+    tasks = await submit(batcher, 5)
+    worker.go.release()
+    assert await results(tasks) == [10]
+    await batcher.close()
+
+
+async def test_work_whose_caller_left_before_its_batch_never_runs() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=2)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    before = QUEUE_DEPTH._value.get()
+    left = await submit(batcher, *range(1, 1001))
+    for task in left:
+        task.cancel()
+    stays = await submit(batcher, -1)
+    await asyncio.wait(left)
+    assert QUEUE_DEPTH._value.get() == before + 1
+    worker.go.release(2)
+    assert await results(tasks + stays) == [0, -2]
+    assert worker.batches == [[0], [-1]]
+    await batcher.close()
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    def fail(items: list[int]) -> None:
+        if 2 in items:
+            raise ValueError("two")
+
+    worker = Worker(fail)
+    batcher = Batcher(worker, max_batch=8)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, 1, 2, 3)
+    worker.go.release(5)
+    first, second, bad, third = await results(tasks)
+    assert (first, second, third) == (0, 2, 6)
+    assert isinstance(bad, InferenceFailed)
+    assert "two" not in str(bad)
+    tasks = await submit(batcher, 7)
+    worker.go.release()
+    assert await results(tasks) == [14]
+    await batcher.close()
+
+
+async def test_a_batch_with_too_few_results_answers_nobody_wrongly() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_batch=8)
+    assert all(isinstance(each, InferenceFailed) for each in await results(await submit(batcher, 1, 2, 3)))
+    await batcher.close()
+
+
+async def test_sources_take_turns() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=3)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    for source, items in (("busy", (10, 11, 12, 13)), ("calm", (20,)), ("third", (30, 31))):
+        tasks += await submit(batcher, *items, source=source)
+    worker.go.release(4)
+    await results(tasks)
+    assert worker.batches == [[0], [10, 20, 30], [11, 31, 12], [13]]
+    await batcher.close()
+
+
+async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, max_batch=2)
+    tasks = await submit(batcher, 0, 1, 2, 3, 4)
+    closing = asyncio.create_task(batcher.close())
+    await worker.has_begun()
+    with pytest.raises(ShuttingDown):
+        await batcher.submit(9, "late")
+    worker.go.release(5)
+    await asyncio.wait_for(closing, 30)
+    assert await results(tasks) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("loss", [WorkerLost, MemoryError, SystemExit, GeneratorExit])
+async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss: type[BaseException]) -> None:
+    def fail(items: list[int]) -> None:
+        if 0 in items:
+            raise loss
+
+    worker, may_restart = Worker(fail), threading.Semaphore(0)
+
+    def restart() -> None:
+        assert may_restart.acquire(timeout=30)
+
+    batcher = Batcher(worker, max_batch=2, restart=restart)
+    told = aiter(batcher.readiness())
+    assert await anext(told) is True
+    before = QUEUE_DEPTH._value.get()
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    tasks += await submit(batcher, 1, 2, 3)
+    worker.go.release()
+    assert [type(each) for each in await results(tasks)] == [WorkerLost] * 4
+    assert await anext(told) is False
+    assert not batcher.ready
+    with pytest.raises(WorkerLost):
+        await batcher.submit(4, "newcomer")
+    may_restart.release()
+    assert await anext(told) is True
+    worker.go.release()
+    assert await results(await submit(batcher, 5)) == [10]
+    assert worker.batches == [[0], [5]]
+    assert QUEUE_DEPTH._value.get() == before
+    await batcher.close()
+
+
+async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
+    lives = [False, True]
+    batcher: Batcher[int, int] = Batcher(
+        lambda items: items, max_batch=2, alive=lambda: lives[0], restart=lambda: lives.pop(0) and None
+    )
+    async for ready in batcher.readiness():
+        if ready:
+            break
+    assert await results(await submit(batcher, 1)) == [1]
+    await batcher.close()
+
+
+async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    wait_for = threading.Condition.wait_for
+
+    def no_pause(self: threading.Condition, predicate: Callable[[], Any], timeout: float) -> Any:
+        pauses.append(timeout)
+        return wait_for(self, predicate, 0)
+
+    monkeypatch.setattr(threading.Condition, "wait_for", no_pause)
+    failures = iter([True] * 9)
+
+    def restart() -> None:
+        if next(failures, False):
+            raise ArtefactError("no memory")
+
+    before = WORKER_RESTARTS._value.get()
+    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    for _ in range(2):
+        await results(await submit(batcher, 0))
+        async for ready in batcher.readiness():
+            if ready:
+                break
+    await batcher.close()
+    assert pauses == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
+    assert WORKER_RESTARTS._value.get() - before == 11
+
+
+def _die(items: list[int]) -> list[int]:
+    raise WorkerLost
+
+
+async def test_closing_does_not_wait_for_a_worker_that_is_lost() -> None:
+    def restart() -> None:
+        raise MemoryError
+
+    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    assert [type(each) for each in await results(await submit(batcher, 1))] == [WorkerLost]
+    await asyncio.wait_for(batcher.close(), 30)
+    with pytest.raises(ShuttingDown):
+        await batcher.submit(2, "late")

@@ -1,0 +1,162 @@
+"""The pipeline without a server: files that are refused, frames in batches, answers of odd networks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.geometry import letterbox
+from model.keypoints import NAMES
+from service.errors import ArtefactError
+from service.inference.detector import Detector
+from service.inference.pipeline import Pipeline, open_pipeline
+from service.inference.runtime import OnnxSession
+from service.types import Floats, Frame, Image, Options
+from tests.support.networks import BOX, save_networks
+from tests.support.service import Pixels
+
+
+@pytest.fixture(scope="module", params=(1, 3), ids="threads {}".format)
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return open_pipeline(save_networks(tmp_path_factory.mktemp("networks")), threads=request.param)
+
+
+def scene(height: int, width: int, spots: Sequence[tuple[int, int]]) -> Image:
+    """A dim picture with a white, a blue, a green and a red spot at (x, y), as far as `spots` goes."""
+    image = np.full((height, width, 3), 20, np.uint8)
+    colours = [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    for (x, y), colour in zip(spots, colours, strict=False):
+        image[y - 6 : y + 7, x - 6 : x + 7] = colour
+    return image
+
+
+def frame(image: Image, **options: Any) -> Frame:
+    return Frame(image, Options(**{"min_score": 0.0, **options}))
+
+
+def test_a_batch_gives_what_each_frame_gives_alone(pipeline: Pipeline, pixels: Pixels) -> None:
+    images = [pixels, scene(300, 500, [(200, 150)]), np.zeros((90, 40, 3), np.uint8), pixels[:200, 100:]]
+    together = [each.persons for each in pipeline.run([frame(image) for image in images])]
+    alone = [pipeline.run([frame(image)])[0].persons for image in images]
+    assert together == alone
+    assert [len(persons) for persons in alone] == [1, 1, 0, 1]
+
+
+def test_keypoints_lie_where_the_image_shows_them(pipeline: Pipeline) -> None:
+    spots = {"white": (210, 300), "blue": (260, 420), "green": (300, 150), "red": (400, 500)}
+    image = scene(640, 640, [])
+    for channel, name in enumerate(("blue", "green", "red")):
+        x, y = spots[name]
+        image[y - 10 : y + 11, x - 10 : x + 11, channel] = 255
+    (person,) = pipeline.run([frame(image)])[0].persons
+    found = np.array(person.keypoints)[:, :2]
+    for keypoint in range(17):
+        expected = spots[("blue", "green", "red")[keypoint % 3]]
+        assert np.abs(found[keypoint] - expected).max() < 10, keypoint
+
+
+def test_a_box_is_in_pixels_of_the_image_and_inside_it(pipeline: Pipeline) -> None:
+    (square,) = pipeline.run([frame(scene(640, 640, [(300, 300)]))])[0].persons
+    assert square.bbox == tuple(2 * edge for edge in BOX)
+    (wide,) = pipeline.run([frame(scene(100, 160, [(50, 50)]))])[0].persons
+    assert wide.bbox == (40, 10, 120, 100)
+
+
+def test_the_score_is_box_times_sure_keypoints_and_filters(pipeline: Pipeline) -> None:
+    image = scene(320, 320, [(160, 160)])
+    image[160, 160] = 255
+    (person,) = pipeline.run([frame(image)])[0].persons
+    scores = np.array(person.keypoints)[:, 2]
+    assert person.score == pytest.approx(scores[scores > 0.2].mean(), abs=1e-3)
+    assert pipeline.run([frame(image, min_score=person.score - 0.001)])[0].persons == (person,)
+    assert pipeline.run([frame(image, min_score=person.score + 0.001)])[0].persons == ()
+
+
+def test_heatmaps_without_a_finite_number_still_give_valid_json(tmp_path: Path) -> None:
+    folder = save_networks(tmp_path, not_finite=True)
+    odd = Pipeline(*(OnnxSession(folder / f"{task}.onnx", threads=1) for task in ("detector", "pose")))
+    image = scene(320, 320, [(160, 160)])
+    image[:100] = 0
+    (person,) = odd.run([frame(image)])[0].persons
+    assert person.score == 0
+    assert np.isfinite(person.keypoints).all()
+    assert "NaN" not in json.dumps([person.bbox, person.keypoints])
+
+
+class Boxes:
+    """A detector network that finds what it is told."""
+
+    def __init__(self, boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> None:
+        self.metadata = {"input_size": "[320, 320]", "letterbox_fill": "114"}
+        self._outputs = np.array([boxes], np.float32), np.array([scores], np.float32)
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        assert images.shape == (1, 320, 320, 3)
+        return self._outputs
+
+
+def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
+    nan, inf = float("nan"), float("inf")
+    boxes: list[list[float]] = [
+        [0, 0, 100, 100],
+        [200, 200, 300, 300],
+        [2, 2, 102, 102],
+        [nan, 0, 10, 10],
+        [0, 0, inf, 10],
+        [150, 0, 160, 20],
+        [50, 250, 50, 290],
+        [400, 10, 500, 40],
+        [110, 110, 120, 140],
+    ]
+    scores = [0.7, 0.9, 0.8, 0.99, 0.99, nan, 0.9, 0.9, 0.01]
+    (found,) = Detector(Boxes(boxes, scores)).detect([frame(np.zeros((320, 320, 3), np.uint8))])
+    assert found.boxes.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_no_more_persons_than_wanted() -> None:
+    boxes = [[10.0 * i, 0, 10 * i + 8, 20] for i in range(30)]
+    network = Boxes(boxes, [0.5 + i / 100 for i in range(30)])
+    (found,) = Detector(network).detect([frame(np.zeros((320, 320, 3), np.uint8), max_persons=3)])
+    assert found.boxes[:, 0].tolist() == [290, 280, 270]
+
+
+def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
+    for shape in ((1, 1), (1, 32_766), (32_766, 1), (2, 20_000)):
+        pipeline.run([frame(np.full((*shape, 3), 255, np.uint8))])
+    canvas, scale = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
+    assert canvas.shape == (320, 320, 3)
+    assert scale == pytest.approx(320 / 32_766)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        ({"format": "2"}, "format '2'"),
+        ({"format": None}, "format None"),
+        ({"task": "pose"}, "not 'detector'"),
+        ({"name": None, "commit": None}, "without name, commit"),
+        ({"letterbox_fill": None}, "letterbox_fill"),
+        ({"heatmap_stride": None}, "heatmap_stride"),
+        ({"keypoint_names": json.dumps(NAMES[::-1])}, "keypoints"),
+        ({"input_size": "[64, 64]"}, "cannot be run"),
+        ({"input_size": "wide"}, "cannot be run"),
+    ],
+)
+def test_a_network_with_other_metadata_is_refused(
+    tmp_path: Path, metadata: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ArtefactError, match=complaint) as raised:
+        open_pipeline(save_networks(tmp_path, **metadata), threads=1)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="no such file"):
+        open_pipeline(tmp_path, threads=1)
+    (tmp_path / "detector.onnx").write_bytes(b"not a network")
+    with pytest.raises(ArtefactError, match="cannot be loaded"):
+        open_pipeline(tmp_path, threads=1)

@@ -1,0 +1,51 @@
+"""What is remembered of a camera from frame to frame."""
+
+import pytest
+
+from service.streaming.camera import Camera
+from service.types import Person, TrackedPerson
+from tests.streaming.test_tracking import person
+
+
+def test_two_boxes_that_come_to_hold_one_person_are_one_track_and_call_the_detector() -> None:
+    camera = Camera(smoothing=False, detect_every=100)
+    camera.update([person(100), person(130)], 0.0, detected=True)
+    given = camera.boxes(0.1)
+    assert given is not None
+    assert len(given.boxes) == 2
+    same = person(131)
+    found = camera.update([same, Person(person(100).bbox, 0.5, same.keypoints)], 0.1, detected=False)
+    assert [each.track_id for each in found if isinstance(each, TrackedPerson)] == [2]
+    assert camera.boxes(0.2) is None
+
+
+def test_a_person_whom_the_detector_saw_twice_is_one_track() -> None:
+    camera = Camera(smoothing=False, detect_every=1)
+    assert len(camera.update([person(100), person(101)], 0.0, detected=True)) == 1
+    assert len(camera.update([person(100), person(115)], 0.1, detected=True)) == 2
+
+
+def test_a_doubtful_track_calls_the_detector() -> None:
+    camera = Camera(smoothing=False, detect_every=100)
+    camera.update([person(100)], 0.0, detected=True)
+    camera.update([Person(person(100).bbox, 0.3, person(101, score=0.3).keypoints)], 0.1, detected=False)
+    assert camera.boxes(0.2) is None
+    camera.update([person(102)], 0.2, detected=True)
+    assert camera.boxes(0.3) is not None
+
+
+def test_an_empty_scene_is_left_to_the_detector() -> None:
+    camera = Camera(smoothing=False, detect_every=100)
+    assert camera.boxes(0.0) is None
+    camera.update([], 0.0, detected=True)
+    assert camera.boxes(0.1) is None
+
+
+@pytest.mark.parametrize("detected", [True, False])
+def test_persons_are_told_in_the_order_and_with_the_scores_given(detected: bool) -> None:
+    camera = Camera(smoothing=True, detect_every=2)
+    camera.update([person(300), person(100)], 0.0, detected=True)
+    found = camera.update([person(100, score=0.8), person(300)], 0.1, detected=detected)
+    assert [each.track_id for each in found if isinstance(each, TrackedPerson)] == [2, 1]
+    assert [each.score for each in found] == [pytest.approx(0.64), pytest.approx(0.81)]
+    assert all(len(each.keypoints) == 17 for each in found)

@@ -1,0 +1,109 @@
+"""Streams whose network and camera the test drives."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from service.core.batching import Batcher
+from service.core.estimator import Estimator
+from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
+from service.streaming.stream import Stream
+from service.types import Boxes, Estimate, Frame, RawImage
+from tests.streaming.test_tracking import person
+
+WINDOW = 3
+LATEST, ALL = StreamConfig(), StreamConfig(policy=Policy.ALL)
+
+
+class Network:
+    """Finds a person in every frame, each batch when the test lets it; none in dark frames."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []  # the brightness of their frames
+        self.boxes: list[Boxes | None] = []
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, frames: list[Frame]) -> list[Estimate]:
+        self.batches.append([int(frame.image[0, 0, 0]) for frame in frames])
+        self.boxes += [frame.boxes for frame in frames]
+        self.begun.release()
+        assert self.go.acquire(timeout=30)
+        if any(frame.image[0, 0, 0] == 255 for frame in frames):
+            raise ValueError("too bright")
+        return [self._estimate(frame) for frame in frames]
+
+    def _estimate(self, frame: Frame) -> Estimate:
+        level = int(frame.image[0, 0, 0])
+        return Estimate((person(level),) if level else (), crops=1, detect=0, pose=0)
+
+    async def has_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=30)
+
+
+class Rig:
+    """A network that the test drives, behind a batcher and an estimator."""
+
+    def __init__(self, max_streams: int = 4) -> None:
+        self.network = Network()
+        self.batcher = Batcher(self.network, max_batch=1)
+        self._decoders = ThreadPoolExecutor(2)
+        self.estimator = Estimator(
+            self.batcher,
+            self._decoders,
+            max_images=1,
+            max_pixels=1000,
+            timeout_s=30,
+            max_streams=max_streams,
+            stream_window=WINDOW,
+        )
+
+    def stream(self, config: StreamConfig = LATEST) -> Stream:
+        return Stream(self.estimator, config, api="test", ident="x")
+
+    async def close(self) -> None:
+        self.network.go.release(1000)
+        await self.batcher.close()
+        self._decoders.shutdown()
+
+
+class Camera:
+    """Sends frames when the test says so; `taken` counts those that the stream took."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._queue: asyncio.Queue[StreamFrame | Exception | None] = asyncio.Queue()
+
+    def send(self, *levels: int) -> None:
+        """Frames of these brightnesses, which are their ids too."""
+        for level in levels:
+            self._queue.put_nowait(frame(level))
+
+    def end(self, error: Exception | None = None) -> None:
+        self._queue.put_nowait(error)
+
+    async def __aiter__(self) -> AsyncIterator[StreamFrame]:
+        while (item := await self._queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            self.taken += 1
+            yield item
+
+
+def frame(level: int, timestamp: float | None = None) -> StreamFrame:
+    return StreamFrame(level, RawImage(bytes([level]) * 12, 2, 2), timestamp)
+
+
+async def settle() -> None:
+    """Let every task go as far as it can without the network."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def told(answers: Iterable[Answer]) -> list[tuple[int, str]]:
+    """Ids and what became of the frames."""
+    return [(each.frame_id, type(each.outcome).__name__) for each in answers]
+
+
+async def every(stream: Stream, camera: Camera) -> list[Answer]:
+    return [answer async for answer in stream.answers(aiter(camera))]
