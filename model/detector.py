@@ -26,12 +26,16 @@ _TRUNK: tuple[BlockSpec, ...] = (
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head."""
+    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head.
+
+    box_margin: how much higher a box must score than the person that it leads to (`model.calibrate`).
+    """
 
     input_size: tuple[int, int] = (320, 320)
     trunk: tuple[BlockSpec, ...] = _TRUNK
     width: int = 64
     head_blocks: int = 2
+    box_margin: float = 1.0
 
 
 class PersonDetector(nn.Module):

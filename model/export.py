@@ -56,6 +56,7 @@ def export_detector(network: detector.PersonDetector, path: Path, version: str) 
         "version": version,
         "input_size": json.dumps(network.config.input_size),
         "letterbox_fill": str(detector.LETTERBOX_FILL),
+        "box_margin": str(network.config.box_margin),
     }
     return _export(network, network.config.input_size, ["boxes", "scores"], metadata, path)
 

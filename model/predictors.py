@@ -15,6 +15,7 @@ from model import detector, lgmpose
 from model.geometry import (
     Floats,
     Pixels,
+    average_boxes,
     box_to_affine,
     crop,
     decode_heatmaps,
@@ -33,6 +34,8 @@ BoxNetwork = Callable[[Pixels], tuple[Floats, Floats]]
 #: Candidates below this score change no figure; those above overlap at most so much.
 MIN_SCORE = 0.01
 MAX_IOU = 0.5
+#: Our detector's boxes are averaged with candidates that overlap them so much.
+SAME_IOU = 0.6
 
 
 class PosePredictor(Protocol):
@@ -91,17 +94,23 @@ class LetterboxDetector:
     def persons(self, image: Pixels) -> Scored:
         canvas, scale = letterbox(image, self.size, self.fill)
         boxes, scores = self.network(canvas[None])
-        return suppress(boxes[0] / scale, scores[0], image)
+        return suppress(boxes[0] / scale, scores[0], image, SAME_IOU)
 
 
-def suppress(boxes: npt.NDArray[np.floating[Any]], scores: Floats, image: Pixels) -> Scored:
-    """The boxes (A, 4) worth keeping, cut off at the borders of the image, with their scores (A,)."""
+def suppress(
+    boxes: npt.NDArray[np.floating[Any]], scores: Floats, image: Pixels, same_iou: float | None = None
+) -> Scored:
+    """The boxes (A, 4) worth keeping, cut off at the borders of the image, with their scores (A,).
+
+    same_iou: each is averaged with the candidates that overlap it so much; None: with none.
+    """
     height, width = image.shape[:2]
     boxes = boxes.clip(0, (width, height, width, height)).astype(np.float32)
     likely = (scores >= MIN_SCORE) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores = boxes[likely], scores[likely]
     kept = non_maximum_suppression(boxes, scores, MAX_IOU)
-    return boxes[kept], scores[kept]
+    found = boxes[kept] if same_iou is None else average_boxes(boxes, scores, kept, same_iou)
+    return found, scores[kept]
 
 
 def load_pose(path: Path, *, dark: bool = True, mirror: tuple[int, ...] | None = None) -> CropPose:

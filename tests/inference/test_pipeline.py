@@ -113,8 +113,22 @@ def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
     ]
     scores = [0.7, 0.9, 0.8, 0.99, 0.99, nan, 0.9, 0.9, 0.01]
     (found,) = Detector(Boxes(boxes, scores)).detect([frame(np.zeros((320, 320, 3), np.uint8))])
-    assert found.boxes.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
+    same = (0.8 * 2 + 0.7 * 0) / (0.8 + 0.7)  # the box at 2, 2 overlaps that at 0, 0 by more than half
+    expected = [[200, 200, 300, 300], [same, same, 100 + same, 100 + same]]
+    np.testing.assert_allclose(found.boxes, expected, rtol=1e-6)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_boxes_that_cannot_lead_to_a_person_of_the_score_asked_for_are_left_out() -> None:
+    network = Boxes([[0, 0, 20, 40], [100, 0, 120, 40], [200, 0, 220, 40]], [0.9, 0.29, 0.31])
+    image = np.zeros((320, 320, 3), np.uint8)
+    (found,) = Detector(network).detect([frame(image, min_score=0.2)])
+    assert len(found.boxes) == 3
+    network.metadata = {**network.metadata, "box_margin": "1.5"}
+    (found,) = Detector(network).detect([frame(image, min_score=0.2)])
+    assert found.boxes[:, 0].tolist() == [0, 200]
+    (found,) = Detector(network).detect([frame(image, min_score=0.0)])
+    assert len(found.boxes) == 3
 
 
 def test_no_more_persons_than_wanted() -> None:

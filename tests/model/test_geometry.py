@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from model.geometry import (
+    average_boxes,
     box_to_affine,
     crop,
     decode_heatmaps,
@@ -89,6 +90,15 @@ def test_suppression_keeps_the_best_of_each_heap() -> None:
     assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.4).tolist() == [1, 2]
     assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.9).tolist() == [1, 2, 0, 4, 3]
     assert non_maximum_suppression(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.6).shape == (0,)
+
+
+def test_a_box_is_averaged_with_those_that_overlap_it() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 30], [50, 50, 60, 60]], np.float32)
+    scores = np.array([0.9, 0.3, 0.8, 0.5], np.float32)
+    averaged = average_boxes(boxes, scores, np.array([0, 3]), 0.6)  # the overlaps of 0: 10 / 12, 10 / 30
+    np.testing.assert_allclose(averaged, [[0, 0, 10, 10.5], [50, 50, 60, 60]], rtol=1e-6)
+    none = np.zeros(0, np.intp)
+    assert average_boxes(boxes, scores, none, 0.6).shape == (0, 4)
 
 
 def inner_points(n: int, seed: int) -> np.ndarray:
