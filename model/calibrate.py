@@ -9,6 +9,7 @@ to, whose score is that of the box times the keypoints': the best of these on th
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def reliability(scores: Floats, hits: Bools) -> str:
     """A table: how many boxes score how much, and the share of them that found a person."""
     edges = np.linspace(0, 1, 11)
     rows = ["score       boxes  found"]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (scores >= low) & (scores < high)
         if inside.any():
             rows.append(f"{low:.1f} to {high:.1f}  {inside.sum():6}  {hits[inside].mean():.2f}")

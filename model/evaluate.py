@@ -4,6 +4,8 @@
 
 - keypoints, boxes given: those where people labelled keypoints, the box of each such person given.
 - person boxes; keypoints, boxes detected: of those, the ones where moreover every person has a box.
+- keypoints, as served: of those boxes and poses the ones that the service gives at its default `min_score`,
+  with how many boxes it looks at for each person that it gives.
 - the same, all photos: every photo where each person has a box, those without a labelled keypoint
   and those without a person included, which shows what is seen where nobody is.
 
@@ -25,7 +27,7 @@ from model.geometry import Floats
 from model.keypoints import FLIP_INDEX
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
-from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
+from model.predictors import LetterboxDetector, PersonPredictor, PosePredictor, load_detector, load_pose
 from model.scenes import PersonLabel, Scene, kept_apart
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,6 +36,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 MAX_PERSONS = 20
 #: Keypoints below this score say nothing about how sure a pose is.
 KEYPOINT_THRESHOLD = 0.2
+#: What the service asks of a person's score where its caller asks nothing.
+SERVED_SCORE = 0.2
 
 #: The detectors and pose networks that are measured together.
 PAIRS = (
@@ -121,11 +125,37 @@ def compare(
         for detector, pose in PAIRS
         if detector in detectors and pose in poses
     }
+    ours = detectors["ours"]
+    margin = ours.margin if isinstance(ours, LetterboxDetector) else 1.0
+    looked_at, answers = served(boxes["ours"], both["ours + ours"], margin)
+    as_served = _rows("keypoints, as served", keypoint_accuracy, complete, {"ours + ours": answers})
+    for row in as_served:
+        every = row["images"] == len(complete)
+        chosen = [i for i, scene in enumerate(complete) if every or is_labelled(scene)]
+        row["boxes_a_photo"] = sum(looked_at[i] for i in chosen) / len(chosen)
+        row["persons_a_photo"] = sum(len(answers[i][1]) for i in chosen) / len(chosen)
     return [
         *given,
         *_rows("person boxes", box_accuracy, complete, boxes),
         *_rows("keypoints, boxes detected", keypoint_accuracy, complete, both),
+        *as_served,
     ]
+
+
+def served(
+    detections: Sequence[Scored], poses: Sequence[Scored], margin: float
+) -> tuple[list[int], list[Scored]]:
+    """How many boxes of each photo the service looks at by default, and the poses that it gives.
+
+    margin: the detector's. poses: of the first of each photo's boxes, in their order.
+    """
+    looked_at, answers = [], []
+    for (_, scores), (keypoints, sure) in zip(detections, poses, strict=True):
+        boxes = int((scores[: len(sure)] >= margin * SERVED_SCORE).sum())
+        given = np.flatnonzero(sure[:boxes] >= SERVED_SCORE)
+        looked_at.append(boxes)
+        answers.append((keypoints[given], sure[given]))
+    return looked_at, answers
 
 
 def _rows(
@@ -208,6 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     rows = measure(options)
     print(markdown(rows))
+    for row in rows:
+        if "boxes_a_photo" in row:
+            boxes, persons = row["boxes_a_photo"], row["persons_a_photo"]
+            print(f"{row['task']}: {boxes:.2f} boxes looked at and {persons:.2f} persons given a photo")
     if options.json:
         keys = ("data", "split", "source", "decide", "flip", "dark")
         how = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}

@@ -32,8 +32,10 @@ HeatmapNetwork = Callable[[Pixels], Floats]
 BoxNetwork = Callable[[Pixels], tuple[Floats, Floats]]
 
 #: Candidates below this score change no figure; those above overlap at most so much.
-MIN_SCORE = 0.01
+MIN_SCORE = 0.002
 MAX_IOU = 0.5
+#: COCO counts at most so many boxes a photo.
+MAX_BOXES = 100
 #: Our detector's boxes are averaged with candidates that overlap them so much.
 SAME_IOU = 0.6
 
@@ -85,11 +87,15 @@ def flip_average(network: HeatmapNetwork, crops: Pixels, mirror: tuple[int, ...]
 
 @dataclass(frozen=True)
 class LetterboxDetector:
-    """A network of letterboxed images as a PersonPredictor; size: (height, width) of its input."""
+    """A network of letterboxed images as a PersonPredictor; size: (height, width) of its input.
+
+    margin: how much higher a box must score than the person that it leads to.
+    """
 
     network: BoxNetwork
     size: tuple[int, int]
     fill: int
+    margin: float = 1.0
 
     def persons(self, image: Pixels) -> Scored:
         canvas, scale = letterbox(image, self.size, self.fill)
@@ -108,7 +114,7 @@ def suppress(
     boxes = boxes.clip(0, (width, height, width, height)).astype(np.float32)
     likely = (scores >= MIN_SCORE) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores = boxes[likely], scores[likely]
-    kept = non_maximum_suppression(boxes, scores, MAX_IOU)
+    kept = non_maximum_suppression(boxes, scores, MAX_IOU)[:MAX_BOXES]
     found = boxes[kept] if same_iou is None else average_boxes(boxes, scores, kept, same_iou)
     return found, scores[kept]
 
@@ -155,7 +161,8 @@ def load_detector(path: Path) -> LetterboxDetector:
         boxes, scores = session.run(["boxes", "scores"], {"image": images})
         return np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
 
-    return LetterboxDetector(boxes_and_scores, (height, width), int(metadata["letterbox_fill"]))
+    margin = float(metadata.get("box_margin", 1))
+    return LetterboxDetector(boxes_and_scores, (height, width), int(metadata["letterbox_fill"]), margin)
 
 
 def torch_detector(network: detector.PersonDetector) -> LetterboxDetector:
@@ -166,7 +173,8 @@ def torch_detector(network: detector.PersonDetector) -> LetterboxDetector:
             boxes, scores = network(_rgb(images, network))
         return boxes.float().cpu().numpy(), scores.float().cpu().numpy()
 
-    return LetterboxDetector(boxes_and_scores, network.config.input_size, detector.LETTERBOX_FILL)
+    config = network.config
+    return LetterboxDetector(boxes_and_scores, config.input_size, detector.LETTERBOX_FILL, config.box_margin)
 
 
 def _rgb(images: Pixels, network: torch.nn.Module) -> torch.Tensor:
