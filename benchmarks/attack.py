@@ -1,9 +1,9 @@
-"""What slow HTTP attacks cost a client that behaves: `python -m benchmarks.attack`.
+"""What slow HTTP attacks cost a normal client: `python -m benchmarks.attack`.
 
-slowhttptest (Debian's package) opens connections by the hundred on the loopback interface, and on each sends
-a head (slowloris) or a body (R.U.D.Y.) bit by bit, or reads the answer so. One client posts pictures before,
-meanwhile and after: `share` is its rate under attack by the mean of the others; without an attack it tells of
-noise. `held` is how many connections the service had once all were opened and before the client's.
+slowhttptest (a Debian package) opens hundreds of connections on the loopback interface. On each it sends a
+head (slowloris) or a body (R.U.D.Y.) slowly, or reads the answer slowly. One client posts images before,
+during and after the attack. `share` is its rate under attack divided by the mean of the other two; without
+an attack it shows the noise. `held` is the number of open connections before the client connects.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from benchmarks.load import HttpClient, under_load
 from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures
 from tests.support.service import Service, encode
 
-RAMP_S = 5  # for all connections to be opened: half of POSE_HEAD_TIMEOUT_S
+RAMP_S = 5  # until all connections are open: half of POSE_HEAD_TIMEOUT_S
 ATTACKS: dict[str, list[str]] = {
     "none": [],
     "slow heads": ["-H"],
@@ -33,7 +33,7 @@ ATTACKS: dict[str, list[str]] = {
 
 @contextmanager
 def attacked(service: Service, options: Sequence[str], connections: int) -> Iterator[None]:
-    """While open, the connections of slowhttptest are; without options there are none."""
+    """Keeps the connections of slowhttptest open; without options there are none."""
     if not options:
         sleep(RAMP_S)
         yield
@@ -54,9 +54,9 @@ def attacked(service: Service, options: Sequence[str], connections: int) -> Iter
 
 
 def measure(service: Service, options: Sequence[str], connections: int, seconds: float) -> Figures:
-    """The client before, under and after an attack. Raises RuntimeError when it is refused."""
+    """The client before, during and after an attack. Raises RuntimeError when it is refused."""
     picture = encode(cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[::4, ::4])
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     client = partial(HttpClient, f"{service.url}/v1/poses", picture)
 
     def phase() -> Figures:

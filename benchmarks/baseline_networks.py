@@ -1,6 +1,6 @@
-"""The networks that the paper compares LGM-Pose with, for their cost alone: random weights, 17 keypoints.
+"""The networks that the paper compares LGM-Pose with, to measure their cost: random weights, 17 keypoints.
 
-Each takes RGB crops (N, 3, H, W) and gives heatmaps (N, 17, H / 4, W / 4).
+Each maps RGB crops float32 (N, 3, H, W) to heatmaps (N, 17, H / 4, W / 4).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def depthwise(channels: int, stride: int = 1) -> list[nn.Module]:
 
 
 class Residual(nn.Module):
-    """x + body(x), where `shortcut` gives x its new form; then `after`."""
+    """after(shortcut(x) + body(x))."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, after: nn.Module) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ def mobilenetv2() -> nn.Module:
 
 
 def shuffled(parts: Sequence[Tensor]) -> Tensor:
-    """Two maps of as many channels, interleaved."""
+    """Interleave the channels of two maps (N, C, H, W): (N, 2 C, H, W)."""
     return torch.stack(list(parts), 2).flatten(1, 2)
 
 
 class Weighting(nn.Module):
-    """Weights in [0, 1] of channels, from what a whole map, or several at one resolution, shows."""
+    """Weights in [0, 1] of channels, from a map (N, C, H, W)."""
 
     def __init__(self, channels: int, reduction: int, *, norm: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class ChannelWeighting(nn.Module):
 
 
 class Exchange(nn.Module):
-    """The sum, for each branch, of all branches brought to its resolution and width."""
+    """For each branch the sum of all branches, resized to its resolution and width."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Exchange(nn.Module):
 
 
 class Stem(nn.Module):
-    """From an image to 32 channels at stride 4, as a ShuffleNetV2 unit does it."""
+    """From an image to 32 channels at stride 4, as in a ShuffleNetV2 unit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,8 +224,8 @@ class LiteHRNet18(nn.Module):
         return heatmaps
 
 
-#: By the names of the paper's table 1.
-PEERS = {
+#: Named as in table 1 of the paper.
+BASELINES = {
     "SimpleBaseline ResNet-50": lambda: simple_baseline(resnet50(), 2048),
     "MobileNetV2": lambda: simple_baseline(mobilenetv2(), 1280),
     "Lite-HRNet-18": LiteHRNet18,

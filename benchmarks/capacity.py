@@ -1,8 +1,8 @@
 """How many cameras a core serves: `python -m benchmarks.capacity`.
 
-Measures what a frame costs in processor time, stage by stage on one thread, with the networks that are
-served. From that follow cameras for each core, and a simulation of one core's queue, as the service works it,
-tells how old the answers are and how many frames are dropped. docs/capacity.md says what is assumed.
+Measures the CPU time of each stage of a frame, on one thread, with the shipped networks. From it the
+cameras per core follow. A simulation of one core's queue, which works like the service's, gives the age of
+the answers and the share of dropped frames. docs/capacity.md lists the assumptions.
 """
 
 import heapq
@@ -22,12 +22,12 @@ from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import Boxes, Frame, Options
 
 SIZE = (1280, 720)
-BYTES = 100_000  # of such a frame as a JPEG
+BYTES = 100_000  # of a frame as a JPEG
 PERSONS = 2
-SERVING_MS = 1.0  # of the two servers, for a frame that streams in; docs/benchmarks.md measures it
+SERVING_MS = 1.0  # CPU time of both servers per stream frame, see docs/benchmarks.md
 MAX_BATCH = 8
-TARGET = 0.7  # of a core's time
-CORES = 16  # of a machine
+TARGET = 0.7  # load of a core
+CORES = 16  # per machine
 CADENCES = (1, 5)
 RATES = (10, 30)
 FLEETS = (10, 1_000, 100_000)
@@ -36,7 +36,7 @@ _SIMULATED_S = 60
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of processor time: of a frame decoded, detected in and served, of a person's pose."""
+    """CPU milliseconds: decoding, detection and serving of a frame, pose of a person."""
 
     decode: float
     detect: float
@@ -44,12 +44,12 @@ class Costs:
     serving: float = SERVING_MS
 
     def frame(self, detect_every: int) -> float:
-        """A frame on average, of PERSONS persons, where the detector runs on one in `detect_every`."""
+        """Mean cost of a frame with PERSONS persons, if the detector runs on one frame in `detect_every`."""
         return self.decode + self.detect / detect_every + PERSONS * self.pose + self.serving
 
 
 def measured(rounds: int, repeats: int) -> tuple[list[dict[str, Any]], Costs]:
-    """The stages' rows, and their medians."""
+    """The rows of the stages, and the costs from their medians."""
     photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))
     picture = cv2.imencode(".jpg", cv2.resize(photo, SIZE), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     pipeline = open_pipeline(WEIGHTS, threads=1)
@@ -83,11 +83,12 @@ def _cpu_ms(work: Any, repeats: int) -> float:
 
 
 def simulated(cameras: int, fps: int, cost_ms: float, seed: int = 0) -> dict[str, float]:
-    """One core that serves cameras under the policy LATEST, for a minute.
+    """Simulates a minute of one core that serves cameras under the policy LATEST.
 
-    Frames come at even intervals with a tenth of jitter, each camera from a moment of its own. One frame of
-    each waits at most: a newer one takes its place, which is a drop. The worker takes the longest waiting, up
-    to MAX_BATCH, and all of a batch are answered at its end. Ages are from arrival to answer.
+    Frames arrive at even intervals with a jitter of a tenth; each camera has its own phase. At most one
+    frame of each camera waits: a newer frame replaces it, and it counts as dropped. The worker takes the
+    frames that have waited longest, up to MAX_BATCH, and answers all of a batch at its end. Ages are from
+    arrival to answer.
     """
     random = np.random.default_rng(seed)
     interval = 1 / fps
@@ -116,7 +117,7 @@ def simulated(cameras: int, fps: int, cost_ms: float, seed: int = 0) -> dict[str
 
 
 def core_rows(costs: Costs) -> list[dict[str, Any]]:
-    """Cameras of a core at each cadence and rate, and how it fares with fewer and with more."""
+    """Figures of a core at each cadence and rate, with camera counts below and above its limit."""
     rows = []
     for detect_every, fps in product(CADENCES, RATES):
         cost = costs.frame(detect_every)
@@ -128,7 +129,7 @@ def core_rows(costs: Costs) -> list[dict[str, Any]]:
 
 
 def fleet_rows(costs: Costs) -> list[dict[str, Any]]:
-    """Cores, machines and network of fleets that keep a core's load at TARGET."""
+    """Cores, machines and network bandwidth of fleets with a load of TARGET on each core."""
     rows = []
     for cameras, fps, detect_every in product(FLEETS, RATES, CADENCES):
         cores = cameras * fps * costs.frame(detect_every) / 1000 / TARGET
@@ -139,9 +140,9 @@ def fleet_rows(costs: Costs) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, reckon and write."""
+    """Measure, compute and write the result file."""
     parser = options("capacity", __doc__)
-    parser.add_argument("--repeats", type=int, default=20, help="of a stage in a round [%(default)s]")
+    parser.add_argument("--repeats", type=int, default=20, help="runs of a stage in a round [%(default)s]")
     arguments = parser.parse_args()
     rows, costs = measured(arguments.rounds, arguments.repeats)
     write(

@@ -1,4 +1,4 @@
-"""Virtual environments of what is compared with ours, so that nothing of it gets into the project's own."""
+"""Virtual environments of the other servers, separate from the project's own environment."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).parents[1] / ".cache" / "benchmarks"
 
-#: What `service.inference.pipeline` imports: the same networks and the same work behind any server.
+#: The requirements of `service.inference.pipeline`, which runs behind each server.
 PIPELINE = (
     "numpy",
     "opencv-python-headless",
@@ -25,20 +25,20 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "bentoml": (*PIPELINE, "bentoml"),
     "ray": (*PIPELINE, "ray[serve]"),
     "mosec": (*PIPELINE, "mosec"),
-    "mediapipe": ("mediapipe==0.10.21",),  # the last whose wheel carries the models of Pose
+    "mediapipe": ("mediapipe==0.10.21",),  # the last wheel that includes the models of Pose
 }
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of the environment `name` of REQUIREMENTS, which is made where it is missing.
+    """The interpreter of the environment `name` of REQUIREMENTS; creates the environment if it is missing.
 
-    Raises CalledProcessError when a package cannot be had.
+    Raises CalledProcessError when a package cannot be installed.
     """
     folder = CACHE / "environments" / name
     python, stamp = folder / "bin" / "python", folder / "requirements.txt"
     wanted = "\n".join(REQUIREMENTS[name])
     if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"making {folder}", file=sys.stderr)
+        print(f"creating {folder}", file=sys.stderr)
         venv.create(folder, clear=True, with_pip=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *REQUIREMENTS[name]], check=True, stdout=sys.stderr)

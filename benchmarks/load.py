@@ -1,4 +1,4 @@
-"""Clients that each wait for an answer before they ask again, and what it costs the server to answer them."""
+"""Clients that wait for each answer before the next request, and the CPU time of the server."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ class HttpClient:
         self._headers = {"Content-Type": kind}
 
     def __call__(self) -> bytes:
-        """The answer. Raises RuntimeError for one that is not 200."""
+        """The body of the answer. Raises RuntimeError if its status is not 200."""
         self._connection.request("POST", self._path, self._body, self._headers)
         response = self._connection.getresponse()
         answer = response.read()
@@ -51,7 +51,7 @@ class HttpClient:
 
 
 class UnaryClient:
-    """Calls Estimate over a channel of its own."""
+    """Calls Estimate over its own channel."""
 
     def __init__(self, address: str, image: bytes) -> None:
         self._channel = _channel(address)
@@ -66,7 +66,7 @@ class UnaryClient:
 
 
 class StreamClient:
-    """Sends frames over one EstimateStream, each once the one before is answered."""
+    """Sends frames over one EstimateStream, each after the answer to the previous one."""
 
     def __init__(self, address: str, image: bytes) -> None:
         self._channel = _channel(address)
@@ -93,16 +93,16 @@ class StreamClient:
 
 
 def _channel(address: str) -> grpc.Channel:
-    # channels of one target share a connection unless told not to
+    # by default channels to one target share a connection
     return grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
 
 
 def under_load(
     open_client: Callable[[], Any], clients: int, seconds: float, server: psutil.Process
 ) -> Figures:
-    """What the clients together see in so many seconds, after a request to warm up.
+    """Figures of all clients together over `seconds`, after one request to warm up.
 
-    cpu_ms: of the server and its children, a request. Raises the first failure of any client.
+    cpu_ms: CPU time per request of the server and its children. Raises the first failure of any client.
     """
     with ExitStack() as stack:
         asking = [stack.enter_context(closing(open_client())) for _ in range(clients)]
@@ -116,7 +116,7 @@ def under_load(
 
 
 def figures(latencies: list[float], seconds: float, busy: float) -> Figures:
-    """From the seconds of each request, of all together, and of the processors."""
+    """Figures from the latency of each request, the duration and the CPU time, all in seconds."""
     p50, p99 = np.percentile(latencies, (50, 99))
     return {
         "per_second": len(latencies) / seconds,
@@ -127,17 +127,17 @@ def figures(latencies: list[float], seconds: float, busy: float) -> Figures:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Processor time so far of a process and of its descendants that live."""
+    """CPU seconds used so far by a process and its living descendants."""
     total = 0.0
     for each in (process, *process.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):  # one that has just ended
+        with suppress(psutil.NoSuchProcess):  # it has just ended
             times = each.cpu_times()
             total += times.user + times.system
     return total
 
 
 def _until(end: float, ask: Callable[[], Any]) -> list[tuple[float, float]]:
-    """Begin and end of each request up to a moment, at least one."""
+    """Start and end of each request until `end`, at least one."""
     spans = []
     while not spans or perf_counter() < end:
         begin = perf_counter()

@@ -1,8 +1,8 @@
-"""MediaPipe Pose on files, for benchmarks.pipeline; needs mediapipe and nothing of this project.
+"""MediaPipe Pose on files, for benchmarks.pipeline; needs mediapipe and nothing from this project.
 
-Each line of input is a JSON list of paths of photos. The answer is a line of JSON: the seconds that decoding
-and estimating them took, the processor's seconds, and each photo's persons: one or none, as 17 keypoints of
-x, y in pixels and score, in COCO's order.
+Each input line is a JSON list of paths of photos. The output is a line of JSON: the seconds and the CPU
+seconds of decoding and estimating them, and the persons of each photo: one or none, as 17 keypoints x, y in
+pixels and score, in COCO's order.
 """
 
 import json
@@ -26,7 +26,7 @@ def persons(network, path):
 
 
 def main():
-    # complexity 1 is the only one whose network comes with the wheel
+    # the wheel includes only the network of complexity 1
     with mediapipe.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as network:
         for line in sys.stdin:
             busy, start = process_time(), perf_counter()

@@ -1,7 +1,7 @@
-"""LGM-Pose's cost beside that of the paper's peers: `python -m benchmarks.network`.
+"""The cost of LGM-Pose and of the paper's baseline networks: `python -m benchmarks.network`.
 
-All run in onnxruntime as the service runs them, on crops of 256 x 192. The peers have random weights, which
-change no time. Beside them runs a product of two square matrices: what the processor computes at best.
+All run in onnxruntime with the service's settings, on crops of 256 x 192. The baselines have random weights,
+which does not change their time. A product of two square matrices shows the peak speed of the processor.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.baseline_networks import PEERS
+from benchmarks.baseline_networks import BASELINES
 from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
 from model import lgmpose
 from model.serving import ServingGraph
@@ -27,12 +27,12 @@ from service.inference.runtime import OnnxSession
 
 SIZE = 256, 192
 MATRIX = 1536
-#: Crops a second of a CPU in table 1 of the paper.
+#: Crops per second on a CPU, from table 1 of the paper.
 PAPER = {"LGM-Pose": 33.1, "SimpleBaseline ResNet-50": 7.8, "MobileNetV2": 24.5, "Lite-HRNet-18": 7.4}
 
 
 def export(network: nn.Module, path: Path) -> None:
-    """The network behind the interface that ours has: uint8 BGR crops in, heatmaps out."""
+    """Write a network with the interface of ours: uint8 BGR crops (N, 256, 192, 3) in, heatmaps out."""
     crop = torch.zeros(2, *SIZE, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=4096)
     torch.onnx.export(
@@ -42,7 +42,7 @@ def export(network: nn.Module, path: Path) -> None:
 
 
 def export_product(path: Path) -> None:
-    """A matrix, a batch of one, times a constant matrix."""
+    """Write a network that multiplies a batch of one matrix by a constant matrix."""
     values = numpy_helper.from_array(np.ones((MATRIX, MATRIX), np.float32), "b")
     a, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, MATRIX, MATRIX]) for name in "ac")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a], [c], [values])
@@ -57,9 +57,9 @@ def cost(network: nn.Module) -> tuple[float, float]:
 
 
 def timed(session: OnnxSession, images: np.ndarray, count: int, gmacs: float, seconds: float) -> Figures:
-    """Of one of `count` items that a run computes: time, processor time, and operations a second.
+    """Time and CPU time per item, and operations per second, of runs with `count` items.
 
-    gmacs: multiply-accumulates of an item, in billions.
+    gmacs: billions of multiply-accumulates per item.
     """
     session.run(images)
     times: list[float] = []
@@ -74,13 +74,13 @@ def timed(session: OnnxSession, images: np.ndarray, count: int, gmacs: float, se
 
 
 def cases(folder: Path, batches: Sequence[int], threads: Sequence[int], seconds: float) -> list[Case]:
-    """Every network at every batch and number of threads, LGM-Pose first, the product of matrices last."""
+    """Every network with every batch size and number of threads: LGM-Pose first, the matrix product last."""
     networks = {
         "LGM-Pose": lgmpose.load(WEIGHTS / "pose.safetensors"),
-        **{n: of() for n, of in PEERS.items()},
+        **{n: of() for n, of in BASELINES.items()},
     }
-    files = {"LGM-Pose": WEIGHTS / "pose.onnx", **{name: folder / f"{name}.onnx" for name in PEERS}}
-    for name in PEERS:
+    files = {"LGM-Pose": WEIGHTS / "pose.onnx", **{name: folder / f"{name}.onnx" for name in BASELINES}}
+    for name in BASELINES:
         export(networks[name], files[name])
     costs = {name: cost(network) for name, network in networks.items()}
     matrices = folder / "product.onnx"
@@ -104,7 +104,9 @@ def cases(folder: Path, batches: Sequence[int], threads: Sequence[int], seconds:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options("network", __doc__)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each case in a round [%(default)s]")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="seconds of each case in a round [%(default)s]"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 8), help="[%(default)s]")
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), help="[%(default)s]")
     chosen = parser.parse_args(arguments)

@@ -1,8 +1,9 @@
-"""Our service beside others with the same networks: `python -m benchmarks.other_servers`.
+"""The service and other servers with the same networks: `python -m benchmarks.other_servers`.
 
-LitServe, BentoML, Ray Serve, mosec and plain FastAPI run the service's own pipeline in virtual environments
-that the command makes on its first run. In each round every server is started, asked, and ended in turn, so
-none is disturbed by another. Images go as the body, or in a form where a server reads only forms.
+LitServe, BentoML, Ray Serve, mosec and plain FastAPI run the service's pipeline in virtual environments
+that the first run creates. In each round the servers are started, measured and stopped one after the other,
+so they do not disturb each other. The image is the request body, or a form field where a server reads only
+forms.
 """
 
 import os
@@ -30,14 +31,14 @@ STARTS_IN_S = 180
 
 @dataclass(frozen=True)
 class Server:
-    """environment: its name in benchmarks.environments; form: the field of the image, None for the body."""
+    """environment: a name in benchmarks.environments; form: the field of the image, None for the body."""
 
     environment: str
     path: str
     form: str | None = None
 
 
-PEERS = {
+SERVERS = {
     "FastAPI, thread pool": Server("fastapi", "/poses"),
     "mosec": Server("mosec", "/inference"),
     "LitServe": Server("litserve", "/predict", "image"),
@@ -48,18 +49,21 @@ PEERS = {
 
 @contextmanager
 def ours(form: str | None) -> Iterator[tuple[psutil.Process, Callable[[], HttpClient]]]:
-    """The service, and a way to open clients of it."""
+    """The process of the service, and a function that opens a client."""
     service = Service(weights=WEIGHTS)
     try:
         client = partial(HttpClient, f"{service.url}/v1/poses", PHOTO.read_bytes(), form=form)
-        yield psutil.Process(service.inference.child.pid), client
+        yield psutil.Process(service.process.pid), client
     finally:
         service.close()
 
 
 @contextmanager
 def running(server: Server) -> Iterator[tuple[psutil.Process, Callable[[], HttpClient]]]:
-    """A server that answers. Raises TimeoutError when it does not within STARTS_IN_S."""
+    """The process of a server, and a function that opens a client.
+
+    Raises TimeoutError when the server does not answer within STARTS_IN_S.
+    """
     python, port = python_of(server.environment), _free_port()
     module = f"benchmarks.servers.with_{server.environment}"
     log = (CACHE / f"{server.environment}.log").open("w")
@@ -96,7 +100,7 @@ def _wait_for(client: Callable[[], HttpClient], process: subprocess.Popen[bytes]
         try:
             asking()
             return
-        except (OSError, HTTPException, RuntimeError):  # not there yet
+        except (OSError, HTTPException, RuntimeError):  # not started yet
             sleep(0.5)
         finally:
             asking.close()
@@ -104,7 +108,7 @@ def _wait_for(client: Callable[[], HttpClient], process: subprocess.Popen[bytes]
 
 
 def _end(process: psutil.Process) -> None:
-    """End a process and all its descendants, by force where asking does not help."""
+    """Terminate a process, then kill it and all its descendants."""
     with suppress(psutil.NoSuchProcess):
         family = [*process.children(recursive=True), process]
         process.terminate()
@@ -116,7 +120,7 @@ def _end(process: psutil.Process) -> None:
 
 
 def ask(start: Callable[[], Iterator], clients: Sequence[int], seconds: float) -> Figures:
-    """Figures of a server that is started for it, the names ending in the number of clients."""
+    """Start a server and measure it; the names of the figures end with the number of clients."""
     found: Figures = {}
     with start() as (process, client):
         for number in clients:
@@ -126,7 +130,7 @@ def ask(start: Callable[[], Iterator], clients: Sequence[int], seconds: float) -
 
 
 def answers(server: Server) -> bool:
-    """Whether a server starts at all, in an environment that is made for it where it is missing."""
+    """Whether a server starts; creates its environment if it is missing."""
     try:
         with running(server):
             return True
@@ -136,16 +140,18 @@ def answers(server: Server) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = options("peers", __doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="at each number of clients [%(default)s]")
+    parser = options("other_servers", __doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="seconds at each number of clients [%(default)s]"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="[%(default)s]")
-    parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS), help="[all]")
+    parser.add_argument("--only", nargs="*", choices=SERVERS, default=list(SERVERS), help="[all]")
     chosen = parser.parse_args(arguments)
-    absent = [name for name in chosen.only if not answers(PEERS[name])]
+    absent = [name for name in chosen.only if not answers(SERVERS[name])]
     starts = {
         "ours": partial(ours, None),
         "ours, image in a form": partial(ours, "image"),
-        **{name: partial(running, PEERS[name]) for name in chosen.only if name not in absent},
+        **{name: partial(running, SERVERS[name]) for name in chosen.only if name not in absent},
     }
     cases = [
         Case("servers", {"server": name}, partial(ask, start, chosen.clients, chosen.seconds))

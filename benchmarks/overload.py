@@ -1,9 +1,9 @@
-"""What is left of the service when five times more is asked than it can do: `python -m benchmarks.overload`.
+"""The service under five times the load that it can process: `python -m benchmarks.overload`.
 
-First its peak: clients that wait for their answers, in rising numbers, until more of them get no more done.
-Then requests leave at a fixed rate whatever comes back, and the peak is measured again, as machines drift.
-Prints JSON: goodput under overload as a share of the peak, the time to be refused, the time to be answered,
-and the processor time that client and service, which share the machine, each took for a request.
+First it measures the peak rate, with rising numbers of clients that wait for their answers. Then it sends
+requests at a fixed rate without waiting for answers, and measures the peak again, because machines drift.
+Prints JSON: goodput under overload as a share of the peak, latencies of refusals and of answers, and the CPU
+time per request of the client and the service, which share the machine.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.rounds import ROOT, WEIGHTS, machine
 from service.wire.pb import pose_pb2
 from tests.support.service import Service
 
-CLIENTS = (4, 16, 48)  # below POSE_MAX_IMAGES: none is refused
+CLIENTS = (4, 16, 48)  # below POSE_MAX_IMAGES, so none is refused
 PHOTO = ROOT / "examples" / "astronaut.jpg"
 GOOD, REFUSED = ("200", "OK"), ("429", "RESOURCE_EXHAUSTED")
 Ask = Callable[[], Awaitable[str]]
@@ -37,7 +37,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A request: its status, the seconds it took, and the moment of its answer."""
+    """A request: its status, its latency in seconds, and the time of its answer."""
 
     status: str
     seconds: float
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Connection(asyncio.Protocol):
-    """A kept connection, by hand: a client that costs as much as the service measures itself."""
+    """A minimal HTTP client on a kept connection, because a library takes as much CPU time as the service."""
 
     def __init__(self) -> None:
         self._answer = b""
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def rest(service: Service, image: bytes) -> AsyncIterator[Ask]:
-    """Over the connection used last of those that are free; one more where there is none."""
+    """Sends over the free connection used last; opens another one if none is free."""
     host, port = service.url.removeprefix("http://").split(":")
     head = f"POST /v1/poses HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
     request = f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
@@ -102,7 +102,7 @@ async def rest(service: Service, image: bytes) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def rpc(service: Service, image: bytes) -> AsyncIterator[Ask]:
-    """Over one connection, with messages as bytes."""
+    """Calls over one connection, with messages as bytes."""
     request = pose_pb2.EstimateRequest(image=image).SerializeToString()
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         estimate = channel.unary_unary("/pose.v1.PoseService/Estimate")
@@ -127,7 +127,7 @@ async def timed(ask: Ask) -> Outcome:
 async def open_loop(
     service: Service, api: str, rate: float, seconds: float
 ) -> tuple[list[Outcome], float, float]:
-    """Every outcome of `rate` requests a second; when they began; by how much one left too late at worst."""
+    """The outcomes of `rate` requests a second, the start time, and the largest delay of a request."""
     async with APIS[api](service, PHOTO.read_bytes()) as ask:
         start, late = perf_counter(), 0.0
         asked = []
@@ -140,18 +140,18 @@ async def open_loop(
 
 
 def peak(service: Service, api: str, seconds: float) -> dict[int, float]:
-    """Good answers a second by the number of clients, which each wait before they ask again."""
+    """Good answers per second by the number of clients, which wait for each answer."""
     image = PHOTO.read_bytes()
     clients: dict[str, Callable[[], Any]] = {
         "rest": partial(HttpClient, f"{service.url}/v1/poses", image),
         "grpc": partial(UnaryClient, service.grpc, image),
     }
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     return {number: under_load(clients[api], number, seconds, process)["per_second"] for number in CLIENTS}
 
 
 def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[str, float]:
-    """Median, 99th percentile and longest of the requests of these statuses."""
+    """Median, 99th percentile and maximum latency of the requests with these statuses."""
     found = [1000 * each.seconds for each in outcomes if each.status in statuses]
     if not found:
         return {}
@@ -160,8 +160,8 @@ def milliseconds(outcomes: Sequence[Outcome], statuses: Sequence[str]) -> dict[s
 
 
 def measure(service: Service, api: str, times: float, seconds: float) -> dict[str, Any]:
-    """All figures of one protocol."""
-    process = psutil.Process(service.inference.child.pid)
+    """The figures of one protocol."""
+    process = psutil.Process(service.process.pid)
     before = peak(service, api, seconds / 6)
     capacity = max(before.values())
     used = [process_time(), cpu_seconds(process)]
@@ -188,8 +188,10 @@ def measure(service: Service, api: str, times: float, seconds: float) -> dict[st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="of overload [%(default)s]")
-    parser.add_argument("--times", type=float, default=5, help="the peak that is offered [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of overload [%(default)s]")
+    parser.add_argument(
+        "--times", type=float, default=5, help="offered rate as a multiple of the peak [%(default)s]"
+    )
     parser.add_argument("--api", choices=APIS, nargs="+", default=list(APIS))
     parser.add_argument("--worker", choices=("thread", "process"), default="thread")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="[%(default)s]")

@@ -1,8 +1,9 @@
-"""Photos a second, and how accurate, from the file to the poses: `python -m benchmarks.pipeline`.
+"""Photos per second and accuracy, from the file to the poses: `python -m benchmarks.pipeline`.
 
-Our two networks as the service runs them, two pairs of published ones, and MediaPipe Pose, which finds one
-person a photo. Each has one processor. The photos show one, about three and about ten persons; all that have
-complete labels give the accuracy at the threshold that the speed was measured at, without any averaging.
+Compares our two networks in the service's pipeline, two pairs of published networks, and MediaPipe Pose,
+which finds one person per photo. Each runs on one processor. The photos show one, about three and about ten
+persons. Accuracy is measured on all photos with complete labels, with the same threshold as the speed and
+no flip test.
 """
 
 import argparse
@@ -22,8 +23,9 @@ import numpy as np
 
 from benchmarks.environments import python_of
 from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, write
-from model.baselines import PicoDet, PPTinyPose, RTMDet
-from model.evaluate import is_labelled, pose_score
+from model.baselines import picodet, pp_tinypose, rtmdet
+from model.evaluate import is_labelled
+from model.keypoints import keypoint_score
 from model.metrics import Scored, keypoint_accuracy
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor
@@ -32,12 +34,12 @@ from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import Frame, Options
 
-#: Name of a group of photos: how many persons the photos show, from and to.
+#: Groups of photos by name: the smallest and largest number of persons.
 GROUPS = {"1 person": (1, 1), "2 to 4 persons": (2, 4), "8 to 14 persons": (8, 14)}
 ALL = "all photos"
 NOTHING: Scored = np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32)
 
-#: Paths of JPEGs -> figures, and the poses of each.
+#: A system maps paths of JPEGs to figures and to the poses of each photo.
 System = Callable[[Sequence[str]], tuple[Figures, list[Scored]]]
 
 
@@ -57,7 +59,7 @@ def per_photo(seconds: float, busy: float, photos: int) -> Figures:
 
 
 def ours(pipeline: Pipeline, wanted: Options, data: bytes) -> Scored:
-    """The service's pipeline, as a system of the benchmark."""
+    """The service's pipeline."""
     (estimate,) = pipeline.run([Frame(decode(data), wanted)])
     if not estimate.persons:
         return NOTHING
@@ -66,21 +68,21 @@ def ours(pipeline: Pipeline, wanted: Options, data: bytes) -> Scored:
 
 
 def pair(detector: PersonPredictor, pose: PosePredictor, wanted: Options, data: bytes) -> Scored:
-    """Two networks under the same rules: boxes, then poses, of at least `min_score`."""
+    """Two networks with the same thresholds: boxes, then poses, of at least `min_score`."""
     image = decode(data)
-    boxes, scores = detector.persons(image)
+    ((boxes, scores),) = detector.detect([image])
     likely = np.flatnonzero(scores >= wanted.min_score)[: wanted.max_persons]
     if not len(likely):
         return NOTHING
-    keypoints = pose.keypoints(image, boxes[likely])
-    scores = scores[likely] * pose_score(keypoints)
+    (keypoints,) = pose.estimate([image], [boxes[likely]])
+    scores = scores[likely] * keypoint_score(keypoints[:, :, 2])
     sure = scores >= wanted.min_score
     return keypoints[sure], scores[sure]
 
 
 @contextmanager
 def mediapipe() -> Iterator[System]:
-    """MediaPipe Pose in a process and an environment of its own."""
+    """MediaPipe Pose in its own process and environment."""
     python, script = python_of("mediapipe"), Path(__file__).parent / "mediapipe_pose.py"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([python, script], stderr=subprocess.DEVNULL, **pipes) as process:
@@ -98,20 +100,20 @@ def mediapipe() -> Iterator[System]:
 
 @contextmanager
 def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, System]]:
-    """What is compared, ours first."""
+    """The systems to compare, ours first."""
     systems = {"ours": local(partial(ours, open_pipeline(WEIGHTS, threads=1), wanted))}
     if chosen.alone:
         yield systems
         return
-    pose = PPTinyPose(chosen.peers)
-    for name, detector in (("PicoDet-S", PicoDet(chosen.peers)), ("RTMDet-nano", RTMDet(chosen.peers))):
+    pose = pp_tinypose(chosen.peers)
+    for name, detector in (("PicoDet-S", picodet(chosen.peers)), ("RTMDet-nano", rtmdet(chosen.peers))):
         systems[f"{name} + PP-TinyPose"] = local(partial(pair, detector, pose, wanted))
     with mediapipe() as one:
         yield {**systems, "MediaPipe Pose": one}
 
 
 def choose(scenes: Sequence[Scene], most: int) -> dict[str, list[Scene]]:
-    """The photos of each group that has any, `most` at most, by their persons; ALL holds every one."""
+    """At most `most` photos of each group that has any, by their persons; ALL has all photos."""
     groups = {ALL: list(scenes)[:most]}
     for name, (fewest, largest) in GROUPS.items():
         inside = [scene for scene in scenes if fewest <= len(scene.persons) <= largest]
@@ -122,7 +124,7 @@ def choose(scenes: Sequence[Scene], most: int) -> dict[str, list[Scene]]:
 def measure(
     systems: dict[str, System], groups: dict[str, list[Scene]], folder: Path, rounds: int
 ) -> list[dict[str, Any]]:
-    """A row for each system and group: figures, accuracy, and persons found a photo."""
+    """A row for each system and group: figures, accuracy, and persons found per photo."""
     poses: dict[tuple[str, str], list[Scored]] = {}
 
     def once(system: str, group: str, paths: list[str]) -> Figures:
@@ -150,7 +152,7 @@ def measure(
 
 
 def _jpeg(scene: Scene, folder: Path) -> str:
-    """The photo as a JPEG, which is what cameras and callers send."""
+    """The photo as a JPEG, as cameras and clients send it."""
     path = folder / f"{scene.id}.jpg"
     if not path.exists():
         cv2.imwrite(str(path), scene.image(), [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -162,7 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = Path("../shared")
     parser.add_argument("--data", type=Path, default=shared / "data", help="labelled photos [%(default)s]")
     parser.add_argument("--peers", type=Path, default=shared / "teachers", help="networks [%(default)s]")
-    parser.add_argument("--photos", type=int, default=1000, help="of a group, at most [%(default)s]")
+    parser.add_argument(
+        "--photos", type=int, default=1000, help="largest number of photos of a group [%(default)s]"
+    )
     parser.add_argument("--alone", action="store_true", help="ours only")
     chosen = parser.parse_args(arguments)
     scenes = [

@@ -1,7 +1,7 @@
-"""What the benchmarks share: interleaved rounds, medians and ratios, the machine, the result file.
+"""Shared by the benchmarks: interleaved rounds, medians and ratios, the machine, the result file.
 
-A machine's speed drifts, so no figure stands alone: in each round every case runs once, and what counts is
-its ratio to, or its difference from, the reference of its group in the same round.
+A machine's speed drifts, so absolute figures are not compared. In each round every case runs once, and its
+ratio to, or difference from, the reference of its group in the same round is recorded.
 """
 
 import argparse
@@ -29,8 +29,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure. labels: what tells it from the others of its group, whose first case is the
-    reference; measure: its figures in one round."""
+    """Something to measure.
+
+    group: cases that are compared; the first one is the reference. labels: distinguish the case in its group.
+    measure: returns its figures in one round.
+    """
 
     group: str
     labels: dict[str, str | int]
@@ -38,7 +41,7 @@ class Case:
 
 
 def interleaved(cases: Sequence[Case], rounds: int) -> list[Row]:
-    """A row a case, as `row` makes it; every second round runs the cases in reverse."""
+    """One row for each case, see `row`; every second round runs the cases in reverse order."""
     measured: list[list[Figures]] = [[] for _ in cases]
     for number in range(rounds):
         order = range(len(cases)) if number % 2 == 0 else reversed(range(len(cases)))
@@ -56,7 +59,7 @@ def interleaved(cases: Sequence[Case], rounds: int) -> list[Row]:
 
 
 def row(measured: Sequence[Figures], reference: Sequence[Figures]) -> Row:
-    """Medians over the rounds: of the figures, of their ratios to and differences from the reference's."""
+    """Medians over the rounds: of the figures, and of their ratios to and differences from the reference."""
     shared = [name for name in measured[0] if name in reference[0]]
     pairs = list(zip(measured, reference, strict=True))
 
@@ -71,7 +74,7 @@ def row(measured: Sequence[Figures], reference: Sequence[Figures]) -> Row:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from: processor, versions, commit, weights, and how busy the machine was."""
+    """Processor, versions, commit, digests of the weights, and load of the machine."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "processor": _processor(),
@@ -88,7 +91,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, and the vector instructions that networks use."""
+    """The name of the processor, and its vector instructions that networks use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -101,7 +104,7 @@ def _processor() -> str:
 
 
 def options(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The command line that every benchmark has."""
+    """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="[%(default)s]")
@@ -109,7 +112,7 @@ def options(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def write(out: Path, rounds: int, rows: Sequence[Row], **more: Any) -> None:
-    """The result file that the tables of docs/benchmarks.md are made from."""
+    """Write the result file, from which the tables of docs/benchmarks.md are generated."""
     out.parent.mkdir(parents=True, exist_ok=True)
     result = {"rounds": rounds, "machine": machine(), **more, "rows": list(rows)}
     out.write_text(json.dumps(result, indent=1) + "\n")

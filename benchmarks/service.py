@@ -1,9 +1,9 @@
-"""What the service costs on top of its networks: `python -m benchmarks.service`.
+"""The cost of the service in addition to its networks: `python -m benchmarks.service`.
 
-1, 8 and 32 clients ask over REST, gRPC and a gRPC stream, each waiting for its answer. The reference is the
-same pipeline in a bare Python loop, without any server; beside it stand as many bare loops as there are
-processors, each network on one thread. Both run once with the shipped networks, and once with networks that
-compute next to nothing, where the service's own cost is most of what is left.
+1, 8 and 32 clients call REST, gRPC and a gRPC stream; each waits for its answers. The reference is the same
+pipeline in a bare Python loop without a server. Another case runs one bare loop for each processor, with
+one thread for each network. All run with the shipped networks, and with networks that compute almost
+nothing, where most of the cost is the service's own.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ PHOTO = ROOT / "examples" / "astronaut.jpg"
 
 
 def bare(pipelines: Sequence[Pipeline], image: bytes, seconds: float) -> Figures:
-    """The figures of `under_load` for loops that call the pipelines, each on a thread of its own."""
+    """The figures of `under_load` for loops that call the pipelines, each loop on its own thread."""
 
     def loop(pipeline: Pipeline) -> list[float]:
         latencies = []
@@ -51,12 +51,12 @@ def bare(pipelines: Sequence[Pipeline], image: bytes, seconds: float) -> Figures
 
 @contextmanager
 def cases(networks: str, weights: Path, clients: Sequence[int], seconds: float) -> Iterator[list[Case]]:
-    """The bare loops and a running service with the networks of a folder."""
+    """The bare loops, and a running service, with the networks of a folder."""
     image, cpus = PHOTO.read_bytes(), available_cpus()
     one = [open_pipeline(weights, threads=cpus)]
     several = [open_pipeline(weights, threads=1) for _ in range(cpus)]
     service = Service(weights=weights, max_images=2 * max(clients))
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     apis: dict[str, Callable[[], Any]] = {
         "REST": partial(HttpClient, f"{service.url}/v1/poses", image),
         "gRPC": partial(UnaryClient, service.grpc, image),
@@ -78,7 +78,9 @@ def cases(networks: str, weights: Path, clients: Sequence[int], seconds: float) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options("service", __doc__)
-    parser.add_argument("--seconds", type=float, default=4, help="of each case in a round [%(default)s]")
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="seconds of each case in a round [%(default)s]"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="[%(default)s]")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """What a reader that stops costs the other cameras: `python -m benchmarks.stalled`.
 
-Cameras at a fixed rate, alone and then beside a stream whose reader stops while its sender goes on as far as
-it is let. Latencies of the cameras count from sending a frame to its answer; `held_frames` is what was taken
-from the sender that is held back, `mib` by how much the service's memory grew meanwhile.
+Cameras send at a fixed rate: first alone, then next to a stream whose reader stops while its sender sends as
+much as flow control allows. The latency of a camera is measured from sending a frame to its answer.
+`held_frames` is the number of frames accepted from that sender, `mib` the growth of the service's memory.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from service.wire.pb import pose_pb2_grpc
 from tests.support.service import Service
 
 PHOTO = (ROOT / "examples" / "astronaut.jpg").read_bytes()
-# what the client's own side would buffer for a reader that stops
+# otherwise the client buffers messages for a reader that stops
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 
 
 async def camera(address: str, rate: float, seconds: float) -> list[float]:
-    """Seconds to the answer of each frame that was worked on."""
+    """Latency in seconds of each frame that was estimated."""
     sent: dict[int, float] = {}
 
     async def frames() -> AsyncIterator[StreamFrame]:
@@ -49,7 +49,7 @@ async def camera(address: str, rate: float, seconds: float) -> list[float]:
 
 
 async def stalled(address: str, taken: list[int]) -> None:
-    """Sends frames for ever and reads nothing; counts in `taken` those that were taken from it."""
+    """Sends frames without end and reads nothing; counts in `taken` the frames that were accepted."""
     async with grpc.aio.insecure_channel(address, NARROW) as channel:
         call = pose_pb2_grpc.PoseServiceStub(channel).EstimateStream()
         await call.write(config_message(StreamConfig(policy=Policy.ALL)))
@@ -60,11 +60,11 @@ async def stalled(address: str, taken: list[int]) -> None:
 
 async def measure(service: Service, cameras: int, rate: float, seconds: float, *, stall: bool) -> Figures:
     """p50 and p99 of the cameras together, in milliseconds."""
-    process = psutil.Process(service.inference.child.pid)
+    process = psutil.Process(service.process.pid)
     before, taken = process.memory_info().rss, [0]
     sender = asyncio.create_task(stalled(service.grpc, taken)) if stall else None
     last = -1
-    while stall and taken[0] > last:  # until it is held back
+    while stall and taken[0] > last:  # until flow control holds it back
         last = taken[0]
         await asyncio.sleep(3)
     latencies = await asyncio.gather(*(camera(service.grpc, rate, seconds) for _ in range(cameras)))
@@ -79,16 +79,16 @@ async def measure(service: Service, cameras: int, rate: float, seconds: float, *
 
 def main(arguments: list[str] | None = None) -> None:
     parser = rounds.options("stalled", __doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="of each measurement [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of each measurement [%(default)s]")
     parser.add_argument("--cameras", type=int, default=2, help="[%(default)s]")
-    parser.add_argument("--fps", type=float, default=3, help="of each camera [%(default)s]")
+    parser.add_argument("--fps", type=float, default=3, help="frames per second of each camera [%(default)s]")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="[%(default)s]")
     chosen = parser.parse_args(arguments)
     service = Service(weights=chosen.weights)
 
     def case(name: str, stall: bool) -> Case:
         given = chosen.cameras, chosen.fps, chosen.seconds
-        return Case("cameras", {"beside": name}, lambda: asyncio.run(measure(service, *given, stall=stall)))
+        return Case("cameras", {"next_to": name}, lambda: asyncio.run(measure(service, *given, stall=stall)))
 
     try:
         rows = rounds.interleaved([case("nobody", False), case("a stalled reader", True)], chosen.rounds)

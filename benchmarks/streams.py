@@ -1,9 +1,9 @@
-"""Frames a second of streams against the bare pipeline, in one run.
+"""Frames per second of streams compared with the bare pipeline, in one run.
 
-`python -m benchmarks.streams VIDEO` streams the video's frames over gRPC to a service of its own: one camera
-with the detector on every frame and on one in five, then 1, 4 and 16 cameras together. Before and after each,
-the same frames go through the pipeline in a bare loop; figures are ratios to it, medians of the rounds. The
-cost in accuracy of the rarer detections is told as the mean OKS between the poses of both ways.
+`python -m benchmarks.streams VIDEO` streams the frames of a video over gRPC to a service that it starts:
+one camera with the detector on every frame and on one in five, then 1, 4 and 16 cameras together. Before
+and after each case, the same frames go through the pipeline in a bare loop; the figures are ratios to it,
+medians of the rounds. The accuracy lost by rarer detection is the mean OKS between the poses of both cases.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ DETECT_EVERY = 5
 
 
 def bare_loop(pipeline: Pipeline, frames: list[StreamFrame], options: Options) -> float:
-    """Frames a second of decoding and the pipeline, one frame after the other."""
+    """Frames per second of decoding and the pipeline, one frame after the other."""
     start = perf_counter()
     for frame in frames:
         pipeline.run([Frame(decode(frame.picture), options)])
@@ -51,7 +51,7 @@ async def stream(address: str, frames: list[StreamFrame], config: StreamConfig) 
 
 
 async def together(address: str, frames: list[StreamFrame], config: StreamConfig, cameras: int) -> float:
-    """Frames a second of several cameras that share the frames among them."""
+    """Frames per second of several cameras that divide the frames among them."""
     shares = [frames[number::cameras] for number in range(cameras)]
     start = perf_counter()
     await asyncio.gather(*(stream(address, share, config) for share in shares))
@@ -59,7 +59,7 @@ async def together(address: str, frames: list[StreamFrame], config: StreamConfig
 
 
 def agreement(reference: list[Answer], answers: list[Answer]) -> dict[str, float]:
-    """How the persons of the answers agree with those of the reference."""
+    """Agreement of the persons of the answers with those of the reference."""
     best: list[float] = []
     counts = [0, 0]
     for one, other in zip(reference, answers, strict=True):
@@ -86,7 +86,7 @@ def _best_oks(reference: tuple[Person, ...], persons: tuple[Person, ...]) -> lis
 
 
 def ratio(run: Callable[[], float], bare: Callable[[], float], rounds: int) -> dict[str, float]:
-    """Median of frames a second of `run` over those of the bare loop just before and after it."""
+    """Median frames per second of `run`, divided by those of the bare loop just before and after it."""
     ratios, rates = [], []
     before = bare()
     for _ in range(rounds):
@@ -101,11 +101,13 @@ def ratio(run: Callable[[], float], bare: Callable[[], float], rounds: int) -> d
 def main() -> None:
     parser = rounds.options("streams", __doc__)
     parser.add_argument("video", help="a video file or a folder of pictures")
-    parser.add_argument("--frames", type=int, default=100, help="of the video, from its start [%(default)s]")
+    parser.add_argument(
+        "--frames", type=int, default=100, help="number of frames from the start of the video [%(default)s]"
+    )
     parser.add_argument("--min-score", type=float, default=0.3, help="[%(default)s]")
-    parser.add_argument("--threads", type=int, default=1, help="of a network [%(default)s]")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a network [%(default)s]")
     chosen = parser.parse_args()
-    frames = list(islice(open_source(chosen.video).frames, chosen.frames))
+    frames = list(islice(open_source(chosen.video), chosen.frames))
     options = Options(chosen.min_score)
     plain = StreamConfig(options, Policy.ALL)
     every = StreamConfig(options, Policy.ALL, tracking=True)

@@ -1,4 +1,4 @@
-"""Exit status 0 when the service of this container takes work, 1 when it does not."""
+"""Exits with 0 if the service of this container is ready, else with 1."""
 
 import http.client
 import os
@@ -6,7 +6,7 @@ import sys
 
 
 def status(port: int) -> int:
-    """The answer of /readyz, 0 where there is none."""
+    """The status of /readyz, 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
         connection.request("GET", "/readyz")

@@ -1,4 +1,7 @@
-"""Draws the board from what Prometheus has: render_board.py http://127.0.0.1:9090 board.png --minutes 15."""
+"""Draws the dashboard with the data of a Prometheus.
+
+render_board.py http://127.0.0.1:9090 board.png --minutes 15
+"""
 
 import argparse
 import json
@@ -20,15 +23,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 BOARD = Path(__file__).parent / "grafana" / "dashboards" / "pose.json"
-COLUMNS, CELL = 24, (0.75, 0.42)  # of Grafana's grid; inches of a cell, wide and high
-POINTS = 240  # of a series
+COLUMNS, CELL = 24, (0.75, 0.42)  # columns of Grafana's grid; width and height of a cell in inches
+POINTS = 240  # per series
 Json = dict[str, Any]
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Span:
-    """A Prometheus and the time to ask it about: start and end as Unix time."""
+    """A Prometheus and a time span: start and end as Unix time."""
 
     url: str
     start: float
@@ -36,11 +39,11 @@ class Span:
     rate_interval: str
 
     def times(self) -> Values:
-        """The moments of the points of a series, Unix time."""
+        """Unix times (POINTS,) of the points of a series."""
         return np.linspace(self.start, self.end, POINTS)
 
     def series(self, panel: Json) -> dict[str, Values]:
-        """The series of a panel by their names, (POINTS,) each, NaN where there is no value; bytes as MiB."""
+        """The series (POINTS,) of a panel by name; NaN where there is no value, bytes in MiB."""
         scale = 2**-20 if _unit(panel) == "bytes" else 1
         found = {name: values for target in panel["targets"] for name, values in self._query(target).items()}
         return {name: values * scale for name, values in found.items()}
@@ -65,7 +68,7 @@ def _name(legend: str, labels: dict[str, str]) -> str:
 
 
 def draw_board(span: Span, path: Path) -> None:
-    """Write the board as a picture."""
+    """Write the dashboard as an image."""
     board = json.loads(BOARD.read_text())
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     figure = Figure(figsize=(COLUMNS * CELL[0], rows * CELL[1]), facecolor="#f4f5f5")
@@ -76,7 +79,7 @@ def draw_board(span: Span, path: Path) -> None:
 
 
 def _place(figure: Figure, panel: Json, rows: int) -> Axes:
-    """Axes where the panel stands, on a white card, with room for its title, labels and legend."""
+    """Axes at the place of the panel, on a white card, with room for its title, labels and legend."""
     grid = panel["gridPos"]
     x, y = grid["x"] / COLUMNS, 1 - (grid["y"] + grid["h"]) / rows
     width, height = grid["w"] / COLUMNS, grid["h"] / rows
@@ -126,7 +129,7 @@ def _draw_timeseries(axes: Axes, panel: Json, span: Span) -> None:
 
 
 def _draw_heatmap(axes: Axes, panel: Json, span: Span) -> None:
-    """Prometheus' buckets hold all below them too; a row of the picture holds what lies between two."""
+    """Prometheus' buckets are cumulative, so a row of the heatmap is the difference of two buckets."""
     series = span.series(panel)
     bounds = sorted(series, key=float)
     cumulated = np.stack([np.nan_to_num(series[bound]) for bound in bounds])
@@ -153,7 +156,7 @@ def _unit(panel: Json) -> str:
 
 
 def _text(panel: Json, value: float) -> str:
-    """A value as the panel's unit has it."""
+    """A value in the panel's unit."""
     match _unit(panel):
         case "s":
             return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
@@ -177,12 +180,12 @@ _DRAW = {"row": _draw_row, "stat": _draw_stat, "timeseries": _draw_timeseries, "
 
 
 def main() -> None:
-    """Read the command line and draw."""
+    """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="of Prometheus")
+    parser.add_argument("url", help="URL of Prometheus")
     parser.add_argument("picture", type=Path, help="file to write")
     parser.add_argument("--minutes", type=float, default=30, help="how far back [%(default)g]")
-    parser.add_argument("--rate-interval", default="20s", help="over which rates are taken [%(default)s]")
+    parser.add_argument("--rate-interval", default="20s", help="range of rates [%(default)s]")
     given = parser.parse_args()
     end = time.time()
     draw_board(Span(given.url, end - given.minutes * 60, end, given.rate_interval), given.picture)

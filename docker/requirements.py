@@ -1,4 +1,4 @@
-"""Writes what the image needs, with the wanted build of onnxruntime: requirements.py BUILD FILE."""
+"""Writes the requirements of the image, with the given build of onnxruntime: requirements.py BUILD FILE."""
 
 import re
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def requirements(pyproject: str, build: str) -> list[str]:
-    """The dependencies, videos included, in the text of a pyproject.toml.
+    """The dependencies in the text of a pyproject.toml, including those of the extra `video`.
 
-    build: what takes the place of `onnxruntime`, as `onnxruntime-gpu[cuda,cudnn]` for NVIDIA.
+    build: the package to install instead of `onnxruntime`, such as `onnxruntime-gpu[cuda,cudnn]`.
     """
     project = tomllib.loads(pyproject)["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["video"]]

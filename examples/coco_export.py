@@ -1,6 +1,9 @@
-"""Labels photos as a COCO data set, to correct by hand in CVAT, Label Studio or FiftyOne:
+"""Labels photos as a COCO data set for manual correction in CVAT, Label Studio or FiftyOne:
 
 python examples/coco_export.py FOLDER_OF_PHOTOS annotations.json [URL]
+
+A joint that lies outside the photo is not labelled (visibility 0), and boxes end at the photo's border.
+Photos that the service refuses are named on standard error and left out.
 """
 
 import json
@@ -8,20 +11,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lgm_pose_client import HttpClient
+from lgm_pose_client import HttpClient, Person, Poses, ServiceError
 from lgm_pose_client.keypoints import EDGES, NAMES
-from lgm_pose_client.types import Person
+from lgm_pose_client.sources import pictures_of
 
-SEEN, HIDDEN = 0.5, 0.2  # scores above which a joint is labelled as visible, as hidden
+SEEN, HIDDEN = 0.5, 0.2  # minimum scores of joints labelled as visible and as hidden
 
 
-def annotation(person: Person) -> dict[str, Any]:
-    """A person as a COCO annotation, but for its ids."""
+def annotation(person: Person, poses: Poses) -> dict[str, Any]:
+    """A person as a COCO annotation without ids."""
     keypoints: list[float] = []
     for x, y, score in person.keypoints:
+        inside = 0 <= x <= poses.width - 1 and 0 <= y <= poses.height - 1
         visibility = 2 if score >= SEEN else 1 if score >= HIDDEN else 0
-        keypoints += [x, y, visibility] if visibility else [0, 0, 0]
+        keypoints += [x, y, visibility] if visibility and inside else [0, 0, 0]
     x1, y1, x2, y2 = person.bbox
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, poses.width), min(y2, poses.height)
     box = [x1, y1, x2 - x1, y2 - y1]
     labelled = sum(flag > 0 for flag in keypoints[2::3])
     return {
@@ -30,28 +35,31 @@ def annotation(person: Person) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(folder: str, out: str, url: str = "http://127.0.0.1:8000") -> None:
+def main(folder: str, out: str, url: str = "http://127.0.0.1:8000") -> int:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    refused = 0
     with HttpClient(url) as client:
-        for photo in sorted(Path(folder).glob("*.[jpw]*[gp]")):
-            poses = client.estimate(photo.read_bytes())
-            image = {
-                "id": len(images) + 1,
-                "file_name": photo.name,
-                "width": poses.width,
-                "height": poses.height,
-            }
-            images.append(image)
+        for photo in pictures_of(Path(folder)):
+            try:
+                poses = client.estimate(photo)
+            except (ServiceError, OSError) as error:
+                print(f"{photo}: {error}", file=sys.stderr)
+                refused += 1
+                continue
+            ident = len(images) + 1
+            size = {"width": poses.width, "height": poses.height}
+            images.append({"id": ident, "file_name": photo.name, **size})
             for person in poses.persons:
-                ids = {"id": len(annotations) + 1, "image_id": image["id"]}
-                annotations.append(ids | annotation(person))
+                ids = {"id": len(annotations) + 1, "image_id": ident}
+                annotations.append(ids | annotation(person, poses))
     skeleton = [[a + 1, b + 1] for a, b in EDGES]
     category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": skeleton}
     data = {"images": images, "annotations": annotations, "categories": [category]}
     Path(out).write_text(json.dumps(data) + "\n")
     print(f"{len(annotations)} persons of {len(images)} photos in {out}")
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -5,16 +5,17 @@ Each is fed as its authors feed it: PP-TinyPose and PicoDet-S (PaddleDetection),
 is given by the caller.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openvino
 
-from model.geometry import Floats, Pixels, decode_heatmaps, invert, transform
-from model.keypoints import FLIP_INDEX
-from model.metrics import Scored
-from model.predictors import flip_average, open_session, suppress
+from model.artefact import DetectorMetadata, PoseMetadata
+from model.geometry import Alignment, Fit, Floats, Pixels, invert, transform
+from model.predictors import flip_average, open_session
+from model.topdown import Detector, PoseEstimator
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
@@ -42,41 +43,25 @@ def compile_ir(
     return core.compile_model(network, "CPU", hints)
 
 
-class PPTinyPose:
-    """PP-TinyPose 256x192: heatmaps (64, 48) whose corner pixels lie on the corner pixels of the crop."""
+def pp_tinypose(folder: Path, *, dark: bool = True, flip: bool = False) -> PoseEstimator:
+    """PP-TinyPose 256x192: heatmaps (64, 48) whose corner pixels are on the corner pixels of the crop."""
+    metadata = PoseMetadata(
+        name="PP-TinyPose",
+        version="",
+        commit="",
+        input_size=(256, 192),
+        heatmap_stride=4,
+        crop_padding=1.25,
+        alignment=Alignment.CORNERS,
+    )
+    network = compile_ir(folder / "pp-tinypose-256x192.xml", [-1, 3, *metadata.input_size])
+    output = next(o for o in network.outputs if len(o.partial_shape) == 4)
 
-    size = 256, 192
-    padding = 1.25
+    def heatmaps(crops: Pixels) -> tuple[Floats, ...]:
+        return (np.array(network(_imagenet(crops))[output], np.float32),)
 
-    def __init__(self, folder: Path, *, dark: bool = True, flip: bool = False) -> None:
-        self._network = compile_ir(folder / "pp-tinypose-256x192.xml", [-1, 3, *self.size])
-        self._output = next(o for o in self._network.outputs if len(o.partial_shape) == 4)
-        self._dark = dark
-        self._mirror = FLIP_INDEX if flip else None
-
-    def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
-        affines = [self._affine(box) for box in boxes]
-        height, width = self.size
-        crops = np.stack([cv2.warpAffine(image, affine, (width, height)) for affine in affines])
-        heatmaps = flip_average(self._heatmaps, np.asarray(crops, np.uint8), self._mirror)
-        decoded = decode_heatmaps(heatmaps, 1, dark=self._dark)
-        rows, columns = heatmaps.shape[2:]
-        spacing = np.array([(width - 1) / (columns - 1), (height - 1) / (rows - 1)], np.float32)
-        for person, affine in zip(decoded, affines, strict=True):
-            person[:, :2] = transform(person[:, :2] * spacing, invert(affine))
-        return decoded
-
-    def _affine(self, box: Floats) -> Floats:
-        x1, y1, x2, y2 = box.tolist()
-        height, width = self.size
-        box_width = max(x2 - x1, (y2 - y1) * width / height)
-        scale = (width - 1) / (box_width * self.padding)
-        shift_x = (width - 1) / 2 - scale * (x1 + x2) / 2
-        shift_y = (height - 1) / 2 - scale * (y1 + y2) / 2
-        return np.array([[scale, 0, shift_x], [0, scale, shift_y]], np.float32)
-
-    def _heatmaps(self, crops: Pixels) -> Floats:
-        return np.array(self._network(_imagenet(crops))[self._output], np.float32)
+    run = flip_average(heatmaps, metadata.skeleton.flip_index) if flip else heatmaps
+    return PoseEstimator(run, metadata, dark=dark)
 
 
 class MoveNetLightning:
@@ -89,8 +74,12 @@ class MoveNetLightning:
         self._session = open_session(folder / "movenet-lightning-192.onnx")
         self._input = self._session.get_inputs()[0].name
 
-    def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
-        return np.stack([self._person(image, box) for box in boxes])
+    def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+        """Keypoints (N, 17, 3) as x, y in image pixels and score, of the boxes (N, 4) of each image."""
+        return [
+            np.array([self._person(image, box) for box in each], np.float32).reshape(-1, 17, 3)
+            for image, each in zip(images, boxes, strict=True)
+        ]
 
     def _person(self, image: Pixels, box: Floats) -> Floats:
         x1, y1, x2, y2 = box.tolist()
@@ -104,46 +93,44 @@ class MoveNetLightning:
         return np.concatenate([points, y_x_score[:, 2:]], 1)
 
 
-class PicoDet:
+def picodet(folder: Path) -> Detector:
     """PicoDet-S 320, pedestrian: the image stretched to a square, boxes in its pixels."""
+    metadata = _detector_metadata("PicoDet-S", fit=Fit.STRETCH)
+    network = compile_ir(folder / "picodet-s-320-pedestrian.xml", [1, 3, *metadata.input_size])
 
-    side = 320
+    def boxes_and_scores(images: Pixels) -> tuple[Floats, ...]:
+        found = [
+            [np.array(output) for output in network(_imagenet(each)).values()] for each in images[:, None]
+        ]
+        boxes, scores = (np.concatenate(each) for each in zip(*found, strict=True))
+        return boxes, scores[:, 0]
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / "picodet-s-320-pedestrian.xml"
-        self._network = compile_ir(path, [1, 3, self.side, self.side])
-
-    def persons(self, image: Pixels) -> Scored:
-        height, width = image.shape[:2]
-        square = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_CUBIC)
-        outputs = self._network(_imagenet(np.asarray(square, np.uint8)[None]))
-        boxes, scores = np.array(outputs[0][0]), np.array(outputs[1][0, 0])
-        scale = np.array([width, height, width, height]) / self.side
-        return suppress(boxes * scale, scores, image)
+    return Detector(boxes_and_scores, metadata)
 
 
-class RTMDet:
+def rtmdet(folder: Path) -> Detector:
     """RTMDet-nano 320, person: the image letterboxed; a logit and distances to the sides at each point."""
-
-    side = 320
-    strides = 8, 16, 32
+    session = open_session(folder / "rtmdet-nano-320-person.onnx")
     mean = np.array([103.53, 116.28, 123.675], np.float32)
     std = np.array([57.375, 57.12, 58.395], np.float32)
 
-    def __init__(self, folder: Path) -> None:
-        self._session = open_session(folder / "rtmdet-nano-320-person.onnx")
-
-    def persons(self, image: Pixels) -> Scored:
-        height, width = image.shape[:2]
-        scale = self.side / max(height, width)
-        resized = cv2.resize(image, (round(width * scale), round(height * scale)))
-        canvas = np.full((self.side, self.side, 3), 114, np.uint8)
-        canvas[: resized.shape[0], : resized.shape[1]] = resized
-        normalised = ((canvas - self.mean) / self.std).transpose(2, 0, 1)[None]
-        maps = self._session.run(None, {"images": np.ascontiguousarray(normalised)})
-        levels = [_boxes(np.asarray(m[0], np.float32), s) for m, s in zip(maps, self.strides, strict=True)]
+    def one(image: Pixels) -> tuple[Floats, Floats]:
+        normalised = np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
+        maps = session.run(None, {"images": normalised})
+        levels = [_boxes(np.asarray(m[0], np.float32), s) for m, s in zip(maps, (8, 16, 32), strict=True)]
         boxes, scores = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-        return suppress(boxes / scale, scores, image)
+        return boxes, scores
+
+    def boxes_and_scores(images: Pixels) -> tuple[Floats, ...]:
+        return tuple(np.stack(each) for each in zip(*map(one, images), strict=True))
+
+    return Detector(boxes_and_scores, _detector_metadata("RTMDet-nano"))
+
+
+def _detector_metadata(name: str, fit: Fit = Fit.TOP_LEFT) -> DetectorMetadata:
+    return DetectorMetadata(
+        name=name, version="", commit="", input_size=(320, 320), letterbox_fill=114, fit=fit
+    )
 
 
 def _boxes(level: Floats, stride: int) -> tuple[Floats, Floats]:

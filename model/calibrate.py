@@ -18,11 +18,12 @@ import torch
 from tqdm import tqdm
 
 from model import detector
-from model.evaluate import WEIGHTS, pose_score
+from model.evaluate import MIN_BOX_SCORE, WEIGHTS, detect
 from model.geometry import Floats
+from model.keypoints import keypoint_score
 from model.metrics import Scored
 from model.pose_dataset import read_data
-from model.predictors import PersonPredictor, PosePredictor, load_pose, torch_detector
+from model.predictors import PosePredictor, load_pose, torch_detector
 from model.scenes import PersonLabel, Scene, kept_apart
 
 #: A box that overlaps a person's by so much has found that person.
@@ -110,13 +111,9 @@ def margin(pose: PosePredictor, scenes: Sequence[Scene], detected: Sequence[Scor
     for scene, (boxes, _) in zip(tqdm(scenes, "keypoints", unit="photo"), detected, strict=True):
         hits, _ = found(boxes, scene.persons)
         if hits.any():
-            scores += pose_score(pose.keypoints(scene.image(), boxes[hits])).tolist()
+            (keypoints,) = pose.estimate([scene.image()], [boxes[hits]])
+            scores += keypoint_score(keypoints[:, :, 2]).tolist()
     return 1 / max(float(np.quantile(scores, BELOW_CEILING)), 1e-3) if scores else 1.0
-
-
-def detect(predictor: PersonPredictor, scenes: Sequence[Scene]) -> list[Scored]:
-    """Boxes and scores of each scene, by falling score."""
-    return [predictor.persons(scene.image()) for scene in tqdm(scenes, "persons", unit="photo")]
 
 
 def reliability(scores: Floats, hits: Bools) -> str:
@@ -143,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     scenes = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
     network = detector.resized(detector.load(options.weights), (options.size, options.size))
-    detected = detect(torch_detector(network), scenes)
+    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), scenes)
     pairs = [found(boxes, scene.persons) for (boxes, _), scene in zip(detected, scenes, strict=True)]
     hits = np.concatenate([h[c] for h, c in pairs])
     scores = np.concatenate([s[c] for (_, s), (_, c) in zip(detected, pairs, strict=True)])

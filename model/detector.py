@@ -17,6 +17,7 @@ from model.blocks import BlockSpec, Conv, InvertedResidual, MobileNetV2
 
 STRIDES = (8, 16, 32)
 LETTERBOX_FILL = 114
+AVERAGE_IOU = 0.6  # see model.artefact.DetectorMetadata
 
 _TRUNK: tuple[BlockSpec, ...] = (
     (1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1),
@@ -45,9 +46,6 @@ class PersonDetector(nn.Module):
     of strides, rows, columns; before non-maximum suppression.
     """
 
-    points: Tensor
-    scales: Tensor
-
     def __init__(self, config: DetectorConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or DetectorConfig()
@@ -62,9 +60,6 @@ class PersonDetector(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(self.score.bias, -4.0)  # type: ignore[arg-type]
         nn.init.constant_(self.distance.bias, 1.0)  # type: ignore[arg-type]
-        points, scales = grid(c.input_size)
-        self.register_buffer("points", points, persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, A, 4) in input pixels and score logits (N, A)."""
@@ -75,8 +70,9 @@ class PersonDetector(nn.Module):
         heads = [self.head(smooth(level)) for smooth, level in zip(self.smooth, levels, strict=True)]
         logits = torch.cat([self.score(h).flatten(1) for h in heads], 1)
         raw = torch.cat([self.distance(h).flatten(2) for h in heads], 2).transpose(1, 2)
-        distances = self.scales * raw.float().clamp(max=5).exp()
-        boxes = torch.cat([self.points - distances[..., :2], self.points + distances[..., 2:]], -1)
+        points, scales = grid((images.shape[2], images.shape[3]), images.device)
+        distances = scales * raw.float().clamp(max=5).exp()
+        boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
         return boxes, logits.float()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,15 +87,15 @@ def resized(network: PersonDetector, size: tuple[int, int]) -> PersonDetector:
     return other.eval()
 
 
-def grid(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def grid(size: tuple[int, int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Points (A, 2) x, y in input pixels and strides (A, 1) of a head on an input (height, width)."""
     points, scales = [], []
     for stride in STRIDES:
         ys, xs = torch.meshgrid(
-            torch.arange(size[0] // stride), torch.arange(size[1] // stride), indexing="ij"
+            *(torch.arange(side // stride, device=device) for side in size), indexing="ij"
         )
         points.append(torch.stack([xs, ys], -1).reshape(-1, 2) * float(stride))
-        scales.append(torch.full((len(points[-1]), 1), float(stride)))
+        scales.append(torch.full_like(points[-1][:, :1], stride))
     return torch.cat(points), torch.cat(scales)
 
 

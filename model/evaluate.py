@@ -15,29 +15,30 @@ Photos kept apart for decisions are in none of them. On MPII it prints PCKh.
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from model import mpii
+from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 from model.geometry import Floats
-from model.keypoints import FLIP_INDEX
+from model.keypoints import keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
-from model.predictors import LetterboxDetector, PersonPredictor, PosePredictor, load_detector, load_pose
+from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
 from model.scenes import PersonLabel, Scene, kept_apart
+from model.topdown import Detector
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 #: COCO counts at most so many poses a photo.
 MAX_PERSONS = 20
-#: Keypoints below this score say nothing about how sure a pose is.
-KEYPOINT_THRESHOLD = 0.2
 #: What the service asks of a person's score where its caller asks nothing.
 SERVED_SCORE = 0.2
+#: Boxes of lower scores change no figure.
+MIN_BOX_SCORE = 0.002
 
 #: The detectors and pose networks that are measured together.
 PAIRS = (
@@ -58,7 +59,7 @@ def pose_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> Accuracy
     poses = []
     for scene in tqdm(labelled, "keypoints", unit="photo"):
         boxes = np.stack([person.box for person in scene.persons if has_keypoints(person)])
-        keypoints = predictor.keypoints(scene.image(), boxes)
+        (keypoints,) = predictor.estimate([scene.image()], [boxes])
         poses.append((keypoints, keypoints[:, :, 2].mean(1)))
     return keypoint_accuracy(labelled, poses)
 
@@ -70,7 +71,7 @@ def is_labelled(scene: Scene) -> bool:
 
 def detect(predictor: PersonPredictor, scenes: Sequence[Scene]) -> list[Scored]:
     """The boxes and scores that a detector finds in each photo."""
-    return [predictor.persons(scene.image()) for scene in tqdm(scenes, "persons", unit="photo")]
+    return [predictor.detect([scene.image()])[0] for scene in tqdm(scenes, "persons", unit="photo")]
 
 
 def person_accuracy(predictor: PersonPredictor, scenes: Sequence[Scene]) -> Accuracy:
@@ -80,34 +81,27 @@ def person_accuracy(predictor: PersonPredictor, scenes: Sequence[Scene]) -> Accu
 
 
 def estimate(predictor: PosePredictor, scenes: Sequence[Scene], detections: Sequence[Scored]) -> list[Scored]:
-    """Poses in detected boxes; detections[i] are boxes and scores of scenes[i], by falling score.
+    """Poses in detected boxes; detections[i] are boxes and scores of scenes[i], sorted by descending score.
 
-    The score of a pose is that of its box times `pose_score`.
+    The score of a pose is that of its box times that of its keypoints.
     """
     poses = []
     for scene, (boxes, scores) in zip(tqdm(scenes, "both", unit="photo"), detections, strict=True):
         boxes, scores = boxes[:MAX_PERSONS], scores[:MAX_PERSONS]
         keypoints = np.zeros((0, 17, 3), np.float32)
         if len(boxes):
-            keypoints = predictor.keypoints(scene.image(), boxes)
-        poses.append((keypoints, scores * pose_score(keypoints)))
+            (keypoints,) = predictor.estimate([scene.image()], [boxes])
+        poses.append((keypoints, scores * keypoint_score(keypoints[:, :, 2])))
     return poses
-
-
-def pose_score(keypoints: Floats) -> Floats:
-    """Mean score (N,) of the keypoints (N, K, 3) above KEYPOINT_THRESHOLD; 0 where none is."""
-    scores = keypoints[:, :, 2]
-    sure = scores > KEYPOINT_THRESHOLD
-    return np.asarray((scores * sure).sum(1) / sure.sum(1).clip(1), np.float32)
 
 
 def pckh_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> dict[str, float]:
     """PCKh@0.5 by joint group and in the mean, of MPII's photos, where the box of each person is given."""
     persons: list[PersonLabel] = []
-    keypoints = []
+    keypoints: list[Floats] = []
     for scene in tqdm(scenes, "joints", unit="photo"):
         persons += scene.persons
-        keypoints.append(predictor.keypoints(scene.image(), np.stack([p.box for p in scene.persons])))
+        keypoints += predictor.estimate([scene.image()], [np.stack([p.box for p in scene.persons])])
     return pckh(persons, np.concatenate(keypoints)) | {"persons": len(persons), "images": len(scenes)}
 
 
@@ -126,7 +120,7 @@ def compare(
         if detector in detectors and pose in poses
     }
     ours = detectors["ours"]
-    margin = ours.margin if isinstance(ours, LetterboxDetector) else 1.0
+    margin = ours.metadata.box_margin if isinstance(ours, Detector) else 1.0
     looked_at, answers = served(boxes["ours"], both["ours + ours"], margin)
     as_served = _rows("keypoints, as served", keypoint_accuracy, complete, {"ours + ours": answers})
     for row in as_served:
@@ -220,18 +214,16 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not scenes:
         raise ValueError(f"no photos of split {options.split!r}, source {options.source!r} in {options.data}")
     if options.source == "mpii":
-        pose = load_pose(options.pose, dark=options.dark, mirror=mpii.FLIP_INDEX if options.flip else None)
+        pose = load_pose(options.pose, dark=options.dark, flip=options.flip)
         return [{"network": "ours", **pckh_accuracy(pose, scenes)}]
-    mirror = FLIP_INDEX if options.flip else None
-    poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, mirror=mirror)}
-    detectors: dict[str, PersonPredictor] = {"ours": load_detector(options.detector)}
+    poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, flip=options.flip)}
+    detectors: dict[str, Detector] = {"ours": load_detector(options.detector)}
     if options.peers:
-        from model.baselines import MoveNetLightning, PicoDet, PPTinyPose, RTMDet  # training has no OpenVINO
-
-        poses["PP-TinyPose"] = PPTinyPose(options.peers, dark=options.dark, flip=options.flip)
+        poses["PP-TinyPose"] = pp_tinypose(options.peers, dark=options.dark, flip=options.flip)
         poses["MoveNet Lightning"] = MoveNetLightning(options.peers)
-        detectors |= {"PicoDet-S": PicoDet(options.peers), "RTMDet-nano": RTMDet(options.peers)}
-    return compare(poses, detectors, scenes)
+        detectors |= {"PicoDet-S": picodet(options.peers), "RTMDet-nano": rtmdet(options.peers)}
+    every = {name: replace(each, min_score=MIN_BOX_SCORE) for name, each in detectors.items()}
+    return compare(poses, dict[str, PersonPredictor](every), scenes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

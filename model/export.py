@@ -6,10 +6,10 @@ same weights in half precision, to train further or to serve with torch.
 """
 
 import argparse
-import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from model import detector, keypoints, lgmpose
-from model.serving import ServingGraph
+from model import detector, lgmpose
+from model.artefact import DetectorMetadata, Metadata
+from model.fuse import fused
+from model.serving import ServingGraph, detector_metadata, pose_metadata
 
 Network = TypeVar("Network", bound=nn.Module)
-FORMAT = "1"
 TOLERANCE = 1e-4
 
 
@@ -36,54 +37,35 @@ def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
 
     Raises ExportError when onnxruntime and torch differ by more than TOLERANCE.
     """
-    metadata = {
-        "task": "pose",
-        "name": "lgm-pose",
-        "version": version,
-        "input_size": json.dumps(network.config.input_size),
-        "heatmap_stride": str(lgmpose.HEATMAP_STRIDE),
-        "crop_padding": str(lgmpose.CROP_PADDING),
-        "keypoint_names": json.dumps(keypoints.NAMES),
-    }
-    return _export(network, network.config.input_size, ["heatmaps"], metadata, path)
+    return _export(network, pose_metadata(network, version, _commit()), ["heatmaps"], path)
 
 
 def export_detector(network: detector.PersonDetector, path: Path, version: str) -> float:
     """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Otherwise as export_pose."""
-    metadata = {
-        "task": "detector",
-        "name": "lgm-person",
-        "version": version,
-        "input_size": json.dumps(network.config.input_size),
-        "letterbox_fill": str(detector.LETTERBOX_FILL),
-        "box_margin": str(network.config.box_margin),
-    }
-    return _export(network, network.config.input_size, ["boxes", "scores"], metadata, path)
+    return _export(network, detector_metadata(network, version, _commit()), ["boxes", "scores"], path)
 
 
-def _export(
-    network: nn.Module, size: tuple[int, int], outputs: Sequence[str], metadata: dict[str, str], path: Path
-) -> float:
-    graph = ServingGraph(network).eval()
+def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path: Path) -> float:
+    graph, quick = ServingGraph(network).eval(), ServingGraph(fused(network)).eval()
+    sizes = _sizes(metadata)
     image = torch.randint(
-        0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0, 256, (2, *sizes[-1], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "graph.onnx"
-        batch = torch.export.Dim("batch", min=1, max=4096)
         torch.onnx.export(
-            graph, (image,), str(part), input_names=["image"], output_names=list(outputs),
-            dynamic_shapes=({0: batch},), dynamo=True, external_data=False, optimize=True, verbose=False,
+            quick, (image,), str(part), input_names=["image"], output_names=list(outputs), dynamo=True,
+            dynamic_shapes=(_dynamic(metadata),), external_data=False, optimize=True, verbose=False,
         )  # fmt: skip
         model = onnx.load(part)
         del model.metadata_props[:]
-        onnx.helper.set_model_props(model, metadata | {"format": FORMAT, "commit": _commit()})
+        onnx.helper.set_model_props(model, metadata.entries())
         notes: list[Any] = [*model.graph.node, *model.graph.value_info]
         for item in notes:
             del item.metadata_props[:]  # the exporter's notes, with paths of this machine
             item.doc_string = ""
         onnx.checker.check_model(model)
-        difference = _difference(graph, model.SerializeToString(), size)
+        difference = _difference(graph, model.SerializeToString(), sizes)
     if difference > TOLERANCE:
         raise ExportError(f"onnxruntime and torch differ by {difference:.2g}, more than {TOLERANCE:g}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +73,29 @@ def _export(
     return difference
 
 
-def _difference(graph: nn.Module, serialised: bytes, size: tuple[int, int]) -> float:
+def _dynamic(metadata: Metadata) -> dict[int, Any]:
+    """The axes of the input (N, H, W, 3) that may differ from call to call."""
+    axes = {0: torch.export.Dim("batch", min=1, max=4096)}
+    if isinstance(metadata, DetectorMetadata) and metadata.input_step:
+        for axis, name in ((1, "rows"), (2, "columns")):
+            most = metadata.input_size[axis - 1] // metadata.input_step
+            axes[axis] = metadata.input_step * torch.export.Dim(name, min=1, max=most)
+    return axes
+
+
+def _sizes(metadata: Metadata) -> list[tuple[int, int]]:
+    """Heights and widths of inputs that the network must take: the largest, the smallest, and one between."""
+    height, width = metadata.input_size
+    if isinstance(metadata, DetectorMetadata) and (step := metadata.input_step):
+        return [(height, width), (step, width), (height, step), (height, max(step, width - step))]
+    return [(height, width)]
+
+
+def _difference(graph: nn.Module, serialised: bytes, sizes: Sequence[tuple[int, int]]) -> float:
     """Largest difference of any output, as a share of that output's largest value (at least 1)."""
     session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
     worst = 0.0
-    for n in (1, 3):
+    for n, size in product((1, 3), sizes):
         image = np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
         with torch.no_grad():
             expected = graph(torch.from_numpy(image))

@@ -1,8 +1,10 @@
 """Geometry shared by training and serving: boxes, crops, heatmaps. NumPy and OpenCV only.
 
-Frames: image and crop pixels, x right, y down, integer = pixel centre. A heatmap of stride s has
-its pixel i at crop coordinate (i + 0.5) * s - 0.5, so flips of crop and heatmap commute.
+Frames: image and crop pixels, x right, y down, integer = pixel centre. Where the pixels of a heatmap lie
+in its crop is the network's `Alignment`; ours is CENTRES.
 """
+
+from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -12,7 +14,42 @@ Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
 
-def box_to_affine(box: npt.ArrayLike, size: tuple[int, int], padding: float) -> Floats:
+class Alignment(StrEnum):
+    """Where the W pixels of a crop lie in the box that it shows, and the w heatmap pixels in the crop.
+
+    CENTRES: a pixel covers its share of the box and is at its centre, so heatmap pixel i of stride s is at
+    crop pixel (i + 0.5) * s - 0.5, and flips of crop and heatmap commute.
+    ORIGINS: the pixels are spaced the same way, but crop pixel W / 2 is on the middle of the box, and heatmap
+    pixel i on crop pixel i * s (Xiao et al., ECCV 2018, and the networks after it; SimCC).
+    CORNERS: the first and the last pixel are on the borders of the box, and those of the heatmap on those of
+    the crop (UDP: Huang et al., CVPR 2020).
+    """
+
+    CENTRES = "centres"
+    ORIGINS = "origins"
+    CORNERS = "corners"
+
+    def positions(self, index: Floats, count: int, stride: float) -> Floats:
+        """Crop pixels (...) of heatmap pixels `index` (...) along an axis of `count` heatmap pixels."""
+        step = np.float32(stride)
+        if self is Alignment.CENTRES:
+            return (index + np.float32(0.5)) * step - np.float32(0.5)
+        if self is Alignment.ORIGINS:
+            return index * step
+        return index * np.float32((count * stride - 1) / max(count - 1, 1))
+
+
+class Fit(StrEnum):
+    """Where an image lies in a network's input: scaled, at the top left or in the middle; or stretched."""
+
+    TOP_LEFT = "top_left"
+    CENTRED = "centred"
+    STRETCH = "stretch"
+
+
+def box_to_affine(
+    box: npt.ArrayLike, size: tuple[int, int], padding: float, alignment: Alignment = Alignment.CENTRES
+) -> Floats:
     """Affine (2, 3), image -> crop, of a box grown to the crop's aspect and by `padding`.
 
     box: (4,) x1, y1, x2, y2 in image pixels; size: (height, width) of the crop.
@@ -21,10 +58,13 @@ def box_to_affine(box: npt.ArrayLike, size: tuple[int, int], padding: float) -> 
     x1, y1, x2, y2 = np.asarray(box, np.float64)
     height, width = size
     box_width = max(x2 - x1, 1.0, (y2 - y1) * width / height)
-    scale = width / (box_width * padding)
-    shift_x = (width - 1) / 2 - scale * (x1 + x2) / 2
-    shift_y = (height - 1) / 2 - scale * (y1 + y2) / 2
-    return np.array([[scale, 0, shift_x], [0, scale, shift_y]], np.float32)
+    last = 1 if alignment is Alignment.CORNERS else 0
+    scale_x = (width - last) / (box_width * padding)
+    scale_y = (height - last) * width / height / (box_width * padding)
+    middle = 0 if alignment is Alignment.ORIGINS else 1
+    shift_x = (width - middle) / 2 - scale_x * (x1 + x2) / 2
+    shift_y = (height - middle) / 2 - scale_y * (y1 + y2) / 2
+    return np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y]], np.float32)
 
 
 def crop(image: Pixels, affine: Floats, size: tuple[int, int]) -> Pixels:
@@ -43,20 +83,32 @@ def transform(points: Floats, affine: Floats) -> Floats:
     return points @ affine[:, :2].T + affine[:, 2]
 
 
-def letterbox(image: Pixels, size: tuple[int, int], fill: int) -> tuple[Pixels, float]:
-    """Image scaled into the top left corner of a canvas (height, width, 3), and the scale used."""
+def letterbox(
+    image: Pixels, size: tuple[int, int], fill: int, fit: Fit = Fit.TOP_LEFT, step: int = 0
+) -> tuple[Pixels, Floats]:
+    """Image (H, W, 3) on a canvas (height, width, 3), and the affine (2, 3) of edges, image -> canvas.
+
+    size: (height, width) of the canvas; fill: grey level where the image is not. step: unless 0, the canvas
+    ends at the first multiple of it, in pixels, that holds the scaled image.
+    """
     height, width = image.shape[:2]
-    scale = min(size[0] / height, size[1] / width)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    shrinking = scale < 1
+    scales = np.array([size[1] / width, size[0] / height])  # x, y
+    if fit is not Fit.STRETCH:
+        scales[:] = scales.min()
+    inner = max(1, round(width * scales[0])), max(1, round(height * scales[1]))
+    if step:
+        size = -(-inner[1] // step) * step, -(-inner[0] // step) * step
+    shrinking = scales.max() < 1
     resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    x, y = ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2) if fit is Fit.CENTRED else (0, 0)
     canvas = np.full((*size, 3), fill, np.uint8)
-    canvas[: inner[1], : inner[0]] = resized
-    return canvas, scale
+    canvas[y : y + inner[1], x : x + inner[0]] = resized
+    return canvas, np.array([[scales[0], 0, x], [0, scales[1], y]], np.float32)
 
 
-def non_maximum_suppression(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
-    """Indices kept, by falling score: no kept box overlaps a better one by more than `iou`.
+def nms(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
+    """Indices kept by non-maximum suppression, sorted by descending score: no kept box overlaps a better one
+    by more than `iou`.
 
     boxes: (N, 4) x1, y1, x2, y2; scores: (N,).
     """
@@ -94,7 +146,9 @@ def encode_heatmaps(points: Floats, size: tuple[int, int], stride: int, sigma: f
     return np.asarray(gauss_y[:, :, None] * gauss_x[:, None, :], np.float32)
 
 
-def decode_heatmaps(heatmaps: Floats, stride: int, *, dark: bool = True) -> Floats:
+def decode_heatmaps(
+    heatmaps: Floats, stride: float, alignment: Alignment = Alignment.CENTRES, *, dark: bool = True
+) -> Floats:
     """Keypoints (N, K, 3) as x, y in crop pixels and score in [0, 1], of heatmaps (N, K, h, w).
 
     The peak is refined by a second-order Taylor step on the log of the smoothed heatmap
@@ -108,8 +162,20 @@ def decode_heatmaps(heatmaps: Floats, stride: int, *, dark: bool = True) -> Floa
     peak = np.stack([x, y], 1).astype(np.float32)
     if dark:
         peak += _taylor_step(flat, x, y)
-    xy = (peak + 0.5) * stride - 0.5
-    return np.concatenate([xy, score.clip(0, 1)[:, None]], 1).reshape(n, k, 3).astype(np.float32)
+    xs, ys = (alignment.positions(peak[:, axis], (w, h)[axis], stride) for axis in (0, 1))
+    return np.stack([xs, ys, score.clip(0, 1)], 1).reshape(n, k, 3).astype(np.float32)
+
+
+def decode_simcc(x: Floats, y: Floats, stride: float, alignment: Alignment = Alignment.ORIGINS) -> Floats:
+    """Keypoints (N, K, 3) as x, y in crop pixels and score in [0, 1], of both coordinates as classes.
+
+    x: (N, K, bins) of the columns; y: (N, K, bins) of the rows; stride: crop pixels a bin. The score is the
+    lower of the two maxima. Source: SimCC, Li et al., ECCV 2022.
+    """
+    axes = [np.nan_to_num(each, nan=0.0, posinf=0.0, neginf=0.0) for each in (x, y)]
+    places = [alignment.positions(each.argmax(2).astype(np.float32), each.shape[2], stride) for each in axes]
+    score = np.minimum(*(each.max(2) for each in axes)).clip(0, 1)
+    return np.stack([*places, score], 2).astype(np.float32)
 
 
 def _taylor_step(maps: Floats, x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> Floats:

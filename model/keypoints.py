@@ -1,7 +1,15 @@
-"""The 17 COCO person keypoints: names, skeleton, left-right pairs and OKS sigmas.
+"""Skeletons: names, edges, left-right pairs and OKS sigmas of a network's keypoints; the score of a pose.
 
-Source: https://cocodataset.org/#format-data and #keypoints-eval.
+Sources: https://cocodataset.org/#format-data and #keypoints-eval; http://human-pose.mpi-inf.mpg.de.
 """
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+#: Keypoints below this score are not counted: they say nothing about a pose.
+MIN_KEYPOINT_SCORE = 0.2
 
 NAMES: tuple[str, ...] = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear",
@@ -23,3 +31,65 @@ OKS_SIGMAS: tuple[float, ...] = (
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062,
     0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the K keypoints of a network are.
+
+    names: of the keypoints, in the network's order. edges: limbs, as pairs of indices. flip_pairs: left and
+    right keypoint, as pairs of indices. oks_sigmas: COCO's falloff of each keypoint.
+    Raises ValueError where the parts do not fit each other.
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    oks_sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not count or len(set(self.names)) != count:
+            raise ValueError("keypoint names are missing or not unique")
+        if any(not 0 <= index < count for pair in (*self.edges, *self.flip_pairs) for index in pair):
+            raise ValueError(f"an edge or a flip pair names a keypoint outside 0 to {count - 1}")
+        if len(self.oks_sigmas) != count or min(self.oks_sigmas) <= 0:
+            raise ValueError(f"{count} keypoints need {count} positive OKS sigmas")
+
+    @property
+    def flip_index(self) -> tuple[int, ...]:
+        """Index of each keypoint's mirror image."""
+        mirror = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
+        return tuple(mirror.get(index, index) for index in range(len(self.names)))
+
+
+#: The 17 keypoints of COCO persons.
+COCO = Skeleton(NAMES, EDGES, FLIP_PAIRS, OKS_SIGMAS)
+
+#: The 16 joints of MPII. It defines no sigmas: each joint has that of COCO's nearest one; neck, thorax and
+#: head that of the shoulders, the pelvis that of the hips.
+MPII = Skeleton(
+    names=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+        "pelvis", "thorax", "upper_neck", "head_top",
+        "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+    ),
+    edges=(
+        (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
+        (10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15),
+    ),
+    flip_pairs=((5, 0), (4, 1), (3, 2), (15, 10), (14, 11), (13, 12)),
+    oks_sigmas=(
+        0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079,
+        0.062, 0.072, 0.079, 0.079, 0.072, 0.062,
+    ),
+)  # fmt: skip
+
+
+def keypoint_score(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mean (...) of the keypoint scores (..., K) above MIN_KEYPOINT_SCORE; 0 where none is.
+
+    COCO results are commonly rescored by it: the score of a pose is that of its box times this.
+    """
+    counted = scores > MIN_KEYPOINT_SCORE
+    return np.asarray((scores * counted).sum(-1) / counted.sum(-1).clip(1), np.float32)

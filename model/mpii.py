@@ -7,23 +7,16 @@ import numpy as np
 from scipy.io import loadmat
 
 from model.geometry import Floats
+from model.keypoints import MPII
 from model.scenes import PersonLabel, Scene
-
-NAMES: tuple[str, ...] = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
-    "pelvis", "thorax", "upper_neck", "head_top",
-    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-)  # fmt: skip
-
-#: Index of each joint's mirror image.
-FLIP_INDEX: tuple[int, ...] = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
 
 #: One video in so many is held out: frames of one video are alike and must not be on both sides.
 HOLD_OUT = 10
 
 
 def read_mpii(root: Path, split: str) -> list[Scene]:
-    """Scenes of split "train" or "val": photos with labelled persons, whose 16 joints are as in NAMES.
+    """Scenes of split "train" or "val": photos with labelled persons, whose 16 joints are those of MPII in
+    model.keypoints.
 
     root holds `mpii_human_pose_v1_u12_1.mat` and the photos in `images/`. Both splits are of the
     published training part, since the labels of the test part are withheld: "val" is the photos
@@ -91,7 +84,7 @@ def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
 
 def _keypoints(rect: dict[str, Any]) -> Floats:
     """Joints (16, 3) as x, y, visibility: 2 visible, 1 hidden, 0 where the file has none."""
-    keypoints = np.zeros((len(NAMES), 3), np.float32)
+    keypoints = np.zeros((len(MPII.names), 3), np.float32)
     points = rect.get("annopoints")
     for point in _structs(points["point"]) if isinstance(points, dict) else []:
         keypoints[int(point["id"])] = point["x"] - 1, point["y"] - 1, 2 if _is_visible(point) else 1

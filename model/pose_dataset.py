@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,16 +52,24 @@ SOURCE_WEIGHT |= dict.fromkeys(FIXED_CAMERA, 0.6)
 
 
 def read_data(root: Path, split: str) -> list[Scene]:
-    """Scenes of a folder of shards, of COCO or of MPII, told apart by what lies in it.
+    """Scenes of a folder of shards, of COCO or of MPII. Raises FileNotFoundError when it is none of them."""
+    match layout(root):
+        case "shards":
+            return [scene for scene in read_shards(sorted(root.glob("*.tar"))) if scene.split == split]
+        case "coco":
+            return read_coco(root, split)
+        case "mpii":
+            return read_mpii(root, split)
 
-    Raises FileNotFoundError when it is none of them.
-    """
-    if shards := sorted(root.glob("*.tar")):
-        return [scene for scene in read_shards(shards) if scene.split == split]
+
+def layout(root: Path) -> Literal["shards", "coco", "mpii"]:
+    """What a folder of photos holds. Raises FileNotFoundError when that is nothing known."""
+    if any(root.glob("*.tar")):
+        return "shards"
     if (root / "annotations").is_dir():
-        return read_coco(root, split)
+        return "coco"
     if (root / "images").is_dir():
-        return read_mpii(root, split)
+        return "mpii"
     raise FileNotFoundError(f"{root} holds neither *.tar shards nor COCO nor MPII")
 
 

@@ -1,14 +1,17 @@
-"""A network behind the interface of serving: for export, and for a GPU without onnxruntime-gpu."""
+"""Our networks behind the interface of serving: for export, evaluation, and GPUs with torch alone."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from model import detector, lgmpose
+from model.artefact import DetectorMetadata, PoseMetadata
+from model.geometry import Floats, Pixels
+from model.keypoints import COCO, MPII
+from model.topdown import Network
 
 
 class ServingGraph(nn.Module):
@@ -19,10 +22,54 @@ class ServingGraph(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs of the network, each (N, ...)."""
         dtype = next(self.network.parameters()).dtype
         rgb = image.permute(0, 3, 1, 2).to(dtype)[:, [2, 1, 0]]
         outputs: Tensor | tuple[Tensor, ...] = self.network(rgb)
         return outputs
+
+
+def pose_metadata(network: lgmpose.LGMPose, version: str = "", commit: str = "") -> PoseMetadata:
+    """What a file of LGM-Pose says."""
+    return PoseMetadata(
+        name="lgm-pose",
+        version=version,
+        commit=commit,
+        input_size=network.config.input_size,
+        heatmap_stride=lgmpose.HEATMAP_STRIDE,
+        crop_padding=lgmpose.CROP_PADDING,
+        skeleton=MPII if network.config.num_keypoints == len(MPII.names) else COCO,
+    )
+
+
+def detector_metadata(
+    network: detector.PersonDetector, version: str = "", commit: str = ""
+) -> DetectorMetadata:
+    """What a file of our detector says."""
+    return DetectorMetadata(
+        name="lgm-person",
+        version=version,
+        commit=commit,
+        input_size=network.config.input_size,
+        letterbox_fill=detector.LETTERBOX_FILL,
+        input_step=detector.STRIDES[-1],
+        box_margin=network.config.box_margin,
+        average_iou=detector.AVERAGE_IOU,
+    )
+
+
+def run_by_torch(network: nn.Module) -> Network:
+    """A network in memory as the pipeline takes it, on the device and in the precision of its weights."""
+    graph = ServingGraph(network)
+    device = next(network.parameters()).device
+
+    def run(images: Pixels) -> tuple[Floats, ...]:
+        with torch.inference_mode():
+            outputs = graph(torch.from_numpy(images).to(device))
+        several = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return tuple(np.asarray(output.float().cpu().numpy(), np.float32) for output in several)
+
+    return run
 
 
 class TorchNetwork:
@@ -31,15 +78,8 @@ class TorchNetwork:
     def __init__(self, weights: Path, task: str, *, threads: int) -> None:
         """weights: .safetensors with its .json beside it; threads: on a CPU."""
         network: Any = {"pose": lgmpose.load, "detector": detector.load}[task](weights)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
         torch.set_num_threads(threads)
-        network = network.to(self._device, dtype, memory_format=torch.channels_last)
-        self._graph = ServingGraph(network).eval()
-
-    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
-        """The outputs, each float32 (N, ...), of images uint8 (N, H, W, 3) BGR."""
-        with torch.inference_mode():
-            outputs = self._graph(torch.from_numpy(images).to(self._device))
-        several = (outputs,) if isinstance(outputs, Tensor) else outputs
-        return tuple(np.asarray(output.float().cpu().numpy(), np.float32) for output in several)
+        network = network.to(device, dtype, memory_format=torch.channels_last)
+        self.run = run_by_torch(network.eval())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.curves import draw_curves
 from model.muon import Muon
+from model.pose_dataset import layout
 from model.tasks import Task, make_task
 
 
@@ -29,7 +30,7 @@ class TrainConfig:
 
     task: str = "pose"  # pose or detector
     network: str = "p1"  # named configuration of LGM-Pose: p1 or c2
-    data: str = "../shared/data"  # folders of shards, of COCO or of MPII, apart by commas
+    data: str = "../shared/data"  # folders of shards or of COCO, apart by commas
     run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
     cache: str = ".cache"  # folder of packed images
     init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks
@@ -137,15 +138,15 @@ class Run:
             group["lr"] = self.config.rate * factor * group["factor"]
         workers = self.config.workers
         shares = list(self.workers.map(self._share, range(workers)))
+        value = sum(loss for loss, _ in shares) / workers
+        if not math.isfinite(value):  # before the step: the weights stay as they were
+            raise FloatingPointError(f"the loss is {value} at step {self.step + 1}")
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients in shares), strict=True):
             parameter.grad = torch.stack(parts).mean(0)
         nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
         self.step += 1
         self._average_weights()
-        value = sum(loss for loss, _ in shares) / workers
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {self.step}")
         return value
 
     def _share(self, worker: int) -> tuple[float, tuple[Tensor, ...]]:
@@ -253,6 +254,11 @@ def parse(arguments: list[str] | None = None) -> TrainConfig:
     config = replace(preset, **{name: value for name, value in given.items() if value is not None})
     if not config.minutes and not config.epochs:
         parser.error("--minutes or --epochs is needed")
+    if config.workers < 1 or config.batch < 1 or config.batch % config.workers:
+        parser.error(f"--batch {config.batch} is not a multiple of --workers {config.workers}")
+    for root in map(Path, config.data.split(",")):
+        if root.is_dir() and layout(root) == "mpii":
+            parser.error(f"--data {root}: MPII is for evaluation only: its 16 joints are not COCO's")
     return config
 
 

@@ -1,9 +1,9 @@
-"""Photos with the persons that the service finds in them, as one picture to look at.
+"""A contact sheet of photos with the persons that the service finds.
 
     python scripts/contact_sheet.py runs/sheet.jpg --data ../shared/data --source coco
     python scripts/contact_sheet.py runs/sheet.jpg photo.jpg ...
 
-The pictures hold the photos: publish a sheet only of photos that may be published.
+The sheet contains the photos, so publish it only if the photos may be published.
 """
 
 import argparse
@@ -25,7 +25,7 @@ WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 
 
 def photos(options: argparse.Namespace) -> Iterator[Pixels]:
-    """The files of the command line; else photos with persons of a data set, evenly spread."""
+    """The photos named on the command line, else evenly spread photos with persons from a data set."""
     for path in options.photos:
         yield np.asarray(cv2.imread(str(path)), np.uint8)
     if not options.photos:
@@ -35,7 +35,7 @@ def photos(options: argparse.Namespace) -> Iterator[Pixels]:
 
 
 def tile(pipeline: Pipeline, image: Pixels, min_score: float) -> Pixels:
-    """A photo with its persons drawn, in TILE."""
+    """A photo uint8 BGR (H, W, 3) with its persons drawn, letterboxed to TILE."""
     scale = max(1.0, 600 / max(image.shape[:2]))
     image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)
     (estimate,) = pipeline.run([Frame(image, Options(min_score=min_score))])

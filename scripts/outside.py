@@ -1,4 +1,4 @@
-"""Hook of mkdocs: brings files from outside `docs/` that the pages point to into the site."""
+"""Hook of mkdocs: adds files outside `docs/` that the pages link to."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-#: Name in the site of each file that pages may point to.
+#: The name in the site of each file that pages may link to.
 BROUGHT = {
     "model/weights/MODEL_CARD.md": "model-card.md",
     "model/weights/pose-curves.png": "pose-curves.png",
@@ -21,7 +21,7 @@ _LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files, links in their text turned to the site's names."""
+    """Add the files, with their links rewritten to the site's names."""
     for source, name in BROUGHT.items():
         path = ROOT / source
         if path.suffix == ".md":
@@ -33,12 +33,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Point links of a page that leave `docs/` to the files brought in."""
+    """Rewrite links that lead outside `docs/` to the added files."""
     return _LINK.sub(lambda found: _in_site(ROOT / "docs", found[1]), markdown)
 
 
 def _in_site(home: Path, link: str) -> str:
-    """The site's name of what a document in `home` points to."""
+    """The site's name of a link target in a document in `home`."""
     path = (home / link).resolve()
     if path.is_relative_to(ROOT / "docs"):
         return path.relative_to(ROOT / "docs").as_posix()

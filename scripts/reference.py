@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor
-from tabular import table  # beside this file
+from tabular import table  # in the same folder
 
 from service.app import create_app
 from service.config import Settings
@@ -95,5 +95,5 @@ def settings() -> str:
 
 
 def _default(value: object) -> str:
-    """A setting's default; a file's place is told from the repository's root."""
+    """A setting's default; a path is shown relative to the repository."""
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else "" if value is None else str(value)

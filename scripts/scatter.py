@@ -12,7 +12,7 @@ RESULT = ROOT / "benchmarks" / "results" / "pipeline.json"
 
 
 def points() -> dict[str, Any]:
-    """Processor milliseconds a photo and AP of each system, on all labelled photos."""
+    """CPU milliseconds per photo and AP of each system, on all labelled photos."""
     rows = json.loads(RESULT.read_text())["rows"]
     return {
         row["system"]: [row["figures"]["cpu_ms"], row["ap"]] for row in rows if row["group"] == "all photos"
@@ -28,7 +28,7 @@ def main() -> None:
     axes.set_xlim(left=0)
     axes.legend()
     axes.grid(alpha=0.3)
-    # the figures travel with the picture, so that a test can tell an old one
+    # the picture stores its figures, so a test can detect an outdated picture
     figure.savefig(PICTURE, dpi=150, metadata={"Description": json.dumps(points())})
 
 

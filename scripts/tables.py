@@ -1,7 +1,7 @@
-"""Puts the measured figures into the documents: `python scripts/tables.py`.
+"""Updates the tables of the documents: `python scripts/tables.py`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its rows come from the result files
-that the benchmarks and the evaluation write, so no figure is typed.
+A table is placed between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are read from the result files
+of the benchmarks and the evaluation, so no figure is typed by hand.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import reference  # beside this file, as the next
+import reference  # in the same folder, like tabular
 from tabular import table
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def accuracy() -> str:
 
 
 def result(name: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a benchmark, and a line that says where and how they were measured."""
+    """The rows of a benchmark, and a line about the machine and the rounds."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
     machine = found["machine"]
     about = (
@@ -56,7 +56,7 @@ def result(name: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def _pivoted(rows: list[dict[str, Any]], name: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The rows by what their label `name` says, then by group."""
+    """The rows by their label `name`, then by group."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row[name], {})[row["group"]] = row
@@ -64,7 +64,7 @@ def _pivoted(rows: list[dict[str, Any]], name: str) -> dict[str, dict[str, dict[
 
 
 def network() -> str:
-    """Times of LGM-Pose's, and its share of what the processor computes at best."""
+    """Times relative to LGM-Pose, and shares of the processor's matrix product speed."""
     rows, about = result("network")
     networks = _pivoted(rows, "network")
     best = networks.pop("matrix product")
@@ -87,13 +87,13 @@ def network() -> str:
     ours = networks["LGM-Pose"]
     own = table(("LGM-Pose", *best), [("ms a crop", *(ours[g]["figures"]["ms"] for g in best))])
     return (
-        f"Time of a crop, LGM-Pose's being 1:\n\n{times}\n\n{own}\n\n"
-        f"Operations a second, as a share of those of a product of matrices:\n\n{shares}\n\n{about}"
+        f"Time per crop, relative to LGM-Pose:\n\n{times}\n\n{own}\n\n"
+        f"Operations a second, relative to a matrix product:\n\n{shares}\n\n{about}"
     )
 
 
 def service() -> str:
-    """The service beside the bare loop, with either networks."""
+    """The service and the bare loop, with both pairs of networks."""
     rows, about = result("service")
     titles = ("networks", "what", "clients", "requests/s", "x bare loop", "p50 ms", "p50 - bare", "p99 ms")
     lines = (
@@ -109,10 +109,10 @@ def service() -> str:
     return f"{table((*titles, 'CPU ms', 'CPU - bare'), lines)}\n\n{about}"
 
 
-def peers() -> str:
+def other_servers() -> str:
     """Each server at each number of clients, ours first."""
-    rows, about = result("peers")
-    found = json.loads((RESULTS / "peers.json").read_text())
+    rows, about = result("other_servers")
+    found = json.loads((RESULTS / "other_servers.json").read_text())
     lines = (
         (
             row["server"],
@@ -162,7 +162,7 @@ def capacity_costs() -> str:
 
 
 def capacity_cores() -> str:
-    """A core with fewer and with more cameras."""
+    """A core below and above its limit of cameras."""
     rows = json.loads((RESULTS / "capacity.json").read_text())["cores"]
     names = "detect_every", "fps", "cameras"
     lines = (
@@ -174,30 +174,30 @@ def capacity_cores() -> str:
 
 
 def streams() -> str:
-    """Streams beside the bare loop, and what rarer detection costs."""
+    """Streams and the bare loop, and the accuracy of rarer detection."""
     _, about = result("streams")
     found = json.loads((RESULTS / "streams.json").read_text())
     one = {f"one, {name.replace('_', ' ')}": figures for name, figures in found["one_camera"].items()}
     cases = one | {f"{number}, no tracking": each for number, each in found["cameras_together"].items()}
     rows = ((name, each["frames_per_second"], each["times_bare"]) for name, each in cases.items())
     rare = table(
-        ("one detection in 5, beside one on every frame", ""),
+        ("one detection in 5, compared with one on every frame", ""),
         ((name.replace("_", " "), value) for name, value in found["accuracy_of_rare_detection"].items()),
     )
     return f"{table(('cameras', 'frames/s', 'x bare loop'), rows)}\n\n{rare}\n\n{about}"
 
 
 def stalled() -> str:
-    """Latencies of cameras alone and beside a reader that stops."""
+    """Latencies of cameras alone and next to a reader that stops."""
     rows, about = result("stalled")
     names = "p50_ms", "p99_ms", "held_frames", "mib"
-    titles = ("beside the cameras", "p50 ms", "p99 ms", "frames taken from it", "MiB grown", "p99 x alone")
-    lines = ((row["beside"], *(row["figures"][n] for n in names), row["ratios"]["p99_ms"]) for row in rows)
+    titles = ("next to the cameras", "p50 ms", "p99 ms", "frames taken from it", "MiB grown", "p99 x alone")
+    lines = ((row["next_to"], *(row["figures"][n] for n in names), row["ratios"]["p99_ms"]) for row in rows)
     return f"{table(titles, lines)}\n\n{about}"
 
 
 def attack() -> str:
-    """The rate of a client that behaves, by attack."""
+    """The rate of a normal client under each attack."""
     rows, about = result("attack")
     titles = ("attack", "connections held", "requests/s without", "requests/s", "p99 ms", "share of the rate")
     names = "held", "quiet_per_second", "per_second", "p99_ms"
@@ -208,7 +208,7 @@ def attack() -> str:
 
 
 def capacity_fleets() -> str:
-    """Cores, machines and network of fleets."""
+    """Cores, machines and network bandwidth of fleets."""
     rows = json.loads((RESULTS / "capacity.json").read_text())["fleets"]
     titles = ("cameras", "frames/s", "detect_every", "cores", "machines", "network Mbit/s")
     return table(titles, (tuple(f"{value:,}" for value in row.values()) for row in rows))
@@ -220,7 +220,7 @@ TABLES: dict[str, Callable[[], str]] = {
         accuracy,
         network,
         service,
-        peers,
+        other_servers,
         pipeline,
         streams,
         stalled,
@@ -236,7 +236,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """A document with its tables made anew. Raises KeyError for a table that nobody makes."""
+    """The document with its tables generated again. Raises KeyError for an unknown table."""
     return _MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", text)
 
 

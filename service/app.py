@@ -1,29 +1,41 @@
 """The composition root: everything is opened, wired and closed here."""
 
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api.authentication import KeyMiddleware, declare_keys
-from service.api.grpc.server import serve_grpc
+from service.api.grpc.server import GrpcOptions, serve_grpc
+from service.api.http.access import VIDEOS, AccessMiddleware, BodyLimits
 from service.api.http.origin import OriginMiddleware
 from service.api.http.page import install_page
+from service.api.http.problem import on_http_exception, on_invalid_parameters, on_pose_error
 from service.api.http.rest import RestApi
+from service.api.http.root_path import RootPathMiddleware
 from service.api.http.video import VideoApi
 from service.api.http.websocket import WebSocketApi
+from service.api.intake import Intake
+from service.api.openinference.json_tensors import LENGTH_HEADER
 from service.api.openinference.rest import OpenInferenceApi
-from service.config import Settings
+from service.config import Settings, listed
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
+from service.core.stages import Stages
+from service.errors import PoseError
 from service.inference.child import ProcessPipeline
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, Worker
 from service.security.credentials import Security
-from service.types import Models
+
+_OTHER_CALLS = 256  # of gRPC at once beside those for persons: health checks, watches, reflection
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -35,36 +47,35 @@ def create_app(settings: Settings) -> FastAPI:
     cpus = available_cpus()
     threads = settings.threads or cpus
     worker = Worker(lambda: _open_pipeline(settings, threads))
+    decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
-        worker.run,
-        max_batch=settings.max_batch,
-        side_by_side=threads,
+        Stages(worker.run, decoders, max_pixels=settings.max_pixels).run,
+        # on a GPU one runner decodes the next batch while the other has the device
+        runners=2 if worker.batches else threads,
+        max_batch=settings.max_batch if worker.batches else 1,
         alive=worker.alive,
         restart=worker.restart,
     )
-    decoders = ThreadPoolExecutor(cpus, "decoder")
     estimator = Estimator(
         batcher,
-        decoders,
         max_images=settings.max_images,
         max_pixels=settings.max_pixels,
         timeout_s=settings.request_timeout_s,
         max_streams=settings.max_streams,
         stream_window=settings.stream_window,
     )
+    intake = Intake(
+        estimator,
+        max_bytes=settings.max_body_bytes,
+        memory_bytes=settings.body_memory_bytes,
+        timeout_s=settings.receipt_timeout_s,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             serve_grpc(
-                estimator,
-                worker.models,
-                f"{_bracketed(settings.host)}:{settings.grpc_port}",
-                max_bytes=settings.max_body_bytes,
-                receipt_timeout_s=settings.receipt_timeout_s,
-                drain_timeout_s=settings.drain_timeout_s,
-                keys=security.keys,
-                tls=security.tls,
+                estimator, worker.models, intake, _grpc_options(settings, security)
             ) as app.state.grpc_port,
             security.watched(),
         ):
@@ -81,30 +92,22 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
+    origins = listed(settings.allowed_origins)
     if security.keys is None:
-        app.add_middleware(OriginMiddleware)
+        app.add_middleware(OriginMiddleware, allowed=origins)
     else:
         app.add_middleware(KeyMiddleware, keys=security.keys)
         declare_keys(app)
-    _install(app, estimator, worker.models, decoders, settings)
-    return app
-
-
-def _install(
-    app: FastAPI, estimator: Estimator, models: Callable[[], Models], decoders: Executor, settings: Settings
-) -> None:
-    """Add every route to the application."""
+    limits = BodyLimits(
+        settings.max_body_bytes, settings.receipt_timeout_s, {VIDEOS: settings.max_video_bytes}
+    )
+    app.add_middleware(AccessMiddleware, limits=limits)
+    app.add_exception_handler(PoseError, on_pose_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameters)
     install_page(app)
-    RestApi(
-        estimator=estimator,
-        models=models,
-        decoders=decoders,
-        max_body_bytes=settings.max_body_bytes,
-        receipt_timeout_s=settings.receipt_timeout_s,
-    ).install(app)
-    OpenInferenceApi(
-        estimator, decoders, settings.max_body_bytes, receipt_timeout_s=settings.receipt_timeout_s
-    ).install(app)
+    RestApi(estimator, worker.models, decoders, intake).install(app)
+    OpenInferenceApi(estimator, decoders, intake).install(app)
     WebSocketApi(estimator, settings.receipt_timeout_s).install(app)
     VideoApi(
         estimator=estimator,
@@ -114,8 +117,38 @@ def _install(
         # at the pace that the largest request needs
         receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
+    if origins:  # outside the keys: a preflight request has none, and a page reads refusals too
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
+    if settings.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
+    return app
 
 
+def _grpc_options(settings: Settings, security: Security) -> GrpcOptions:
+    return GrpcOptions(
+        address=f"{_bracketed(settings.host)}:{settings.grpc_port}",
+        max_bytes=settings.max_body_bytes,
+        max_calls=settings.max_images + settings.max_streams + _OTHER_CALLS,
+        receipt_timeout_s=settings.receipt_timeout_s,
+        drain_timeout_s=settings.drain_timeout_s,
+        keys=security.keys,
+        tls=security.tls,
+    )
+
+
+_CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        LENGTH_HEADER,
+        "Traceparent",
+        "X-API-Key",
+        "X-Request-ID",
+    ),
+    "expose_headers": (LENGTH_HEADER, "Retry-After", "X-Request-ID"),
+    "allow_private_network": True,  # a browser asks before a public page calls a private address
+}
 _DESCRIPTION = """Every person of an image with 17 keypoints.
 
 Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in

@@ -17,7 +17,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or SIGINT (the default)")
     commands.add_parser("doctor", help="check the set-up and say what is wrong with it")
-    options = parser.parse_args(arguments)
+    for name, text in (("estimate", "persons of photos"), ("stream", "persons of a camera or a video")):
+        commands.add_parser(name, help=f"{text}, by a service of its own", add_help=False)
+    commands.add_parser(
+        "adopt", help="turn a published ONNX network into a file that the service runs", add_help=False
+    )
+    options, rest = parser.parse_known_args(arguments)
+    if options.command in ("estimate", "stream"):
+        from service.local import run_client
+
+        return run_client(options.command, rest)
+    if options.command == "adopt":
+        raise SystemExit(_adopt(rest))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "doctor":
         from service.doctor import run_doctor
 
@@ -25,3 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from service.server import serve
 
     serve(read_settings())
+
+
+def _adopt(arguments: Sequence[str]) -> int | str:
+    """Run `adopt`, which needs a package that serving does not; returns its exit status."""
+    try:
+        from model.adopt.command import main
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        return "adopt needs the package onnx: pip install 'lgm-pose[adopt]'"
+    main(arguments)
+    return 0

@@ -1,22 +1,63 @@
 """Settings of the service, from the environment."""
 
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _PREFIX = "POSE_"
 _WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
+# of docker-compose.yml and of the tests
+_OTHERS = re.compile(r"POSE_(CPUS|MEMORY|TEST_\w+)")
+# set by Kubernetes for a Service called pose, or pose-...
+_SERVICE_LINK = re.compile(r"POSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+|\*")
+_ROOT_PATH = re.compile(r"(/[\w.~-]+)*", re.ASCII)
+
+
+def listed(text: str) -> list[str]:
+    """The items of a list that is separated by commas."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _origins(text: str) -> str:
+    for item in listed(text):
+        if not _ORIGIN.fullmatch(item.lower()):
+            raise ValueError(f"{item!r} is not an origin such as https://app.example:8443, or *")
+    return text.lower()  # as browsers send it
+
+
+def _proxies(text: str) -> str:
+    for item in listed(text):
+        if item != "*":
+            ipaddress.ip_network(item, strict=False)
+    return text
+
+
+def _root_path(text: str) -> str:
+    path = text.rstrip("/")
+    if not _ROOT_PATH.fullmatch(path):
+        raise ValueError(f"{text!r} is not a path such as /pose")
+    return path
 
 
 class Settings(BaseSettings):
     """Every setting, read once at start-up from POSE_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False
+    )
 
-    host: str = Field(default="127.0.0.1", description="address that both servers listen on")
+    host: str = Field(
+        default="127.0.0.1", description="address that both servers listen on; `::` is IPv6 and IPv4"
+    )
     http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
     grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
     weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
@@ -26,8 +67,13 @@ class Settings(BaseSettings):
     worker: Literal["thread", "process"] = Field(
         default="thread", description="where the networks run; a process of its own can be lost and restarted"
     )
-    threads: int = Field(default=0, description="threads of a network; 0 takes the CPU quota", ge=0, le=1024)
-    max_batch: int = Field(default=8, description="images that run together, at most", ge=1, le=1024)
+    threads: int = Field(
+        default=0,
+        description="images that run at the same time on a CPU; 0: its quota",
+        ge=0,
+        le=1024,
+    )
+    max_batch: int = Field(default=8, description="images that run together on a GPU, at most", ge=1, le=1024)
     max_images: int = Field(
         default=64, description="images admitted at once; more are refused as overload", ge=1
     )
@@ -37,6 +83,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         default=20 * 2**20, description="bytes of a request or gRPC message, at most", ge=1024, le=2**31 - 1
+    )
+    body_memory_bytes: int = Field(
+        default=384 * 2**20, description="bytes of request bodies under way at once; more wait", ge=1
     )
     max_video_bytes: int = Field(default=200 * 2**20, description="bytes of a video file, at most", ge=1024)
     max_video_s: float = Field(default=600, description="seconds of a video file, at most", gt=0)
@@ -70,15 +119,63 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         default=None, description="clients must show a certificate signed by this CA, PEM"
     )
+    allowed_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        default="",
+        description="origins whose pages may call the service from a browser (CORS and WebSocket), such as"
+        " https://app.example, separated by commas; *: any",
+    )
+    root_path: Annotated[str, AfterValidator(_root_path)] = Field(
+        default="", description="path under which a proxy offers the service, such as /pose"
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
+        default="",
+        description="addresses or networks of proxies whose X-Forwarded-Proto and X-Forwarded-For hold,"
+        " separated by commas; *: any",
+    )
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.http_port == self.grpc_port != 0:
+            raise ValueError(f"POSE_HTTP_PORT and POSE_GRPC_PORT are both {self.http_port}")
+        return self
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Exits with one line for each value that is wrong."""
+    """The settings of this process. Exits with one line for each variable that is wrong."""
+    faults = list(_misnamed_or_empty({name.upper(): value for name, value in os.environ.items()}))
+    settings: Settings | None = None
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = (f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        raise SystemExit("\n".join(lines)) from None
+        for each in error.errors():
+            names = "".join(f"{_PREFIX}{str(name).upper()}: " for name in each["loc"][:1])
+            faults.append(names + each["msg"].removeprefix("Value error, "))
+    if settings is None or faults:
+        raise SystemExit("\n".join(faults))
+    return settings
+
+
+def _misnamed_or_empty(variables: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable of our prefix that is no setting, or has no value.
+
+    Ignoring either would serve with a default that somebody meant to change, such as no keys.
+    """
+    fields = {_PREFIX + name.upper(): field for name, field in Settings.model_fields.items()}
+    # the client's variable may be set beside the service's
+    with_keys = "POSE_API_KEYS" in variables or "POSE_API_KEYS_FILE" in variables
+    for name, value in sorted(variables.items()):
+        if name in fields and not value.strip():
+            default = str(fields[name].default)
+            yield f"{name}: is empty; unset it for the default{f': {default}' * bool(default)}"
+        if not name.startswith(_PREFIX) or name in fields:
+            continue
+        if _OTHERS.fullmatch(name) or _SERVICE_LINK.fullmatch(name) or value.startswith(("tcp://", "udp://")):
+            continue
+        if name != "POSE_API_KEY" or not with_keys:
+            own_names = [each.upper() for each in Settings.model_fields]
+            nearest = difflib.get_close_matches(name.removeprefix(_PREFIX), own_names, 1)
+            hint = f"did you mean {_PREFIX}{nearest[0]}?" if nearest else "`lgm-pose --help` lists them"
+            yield f"{name}: there is no such setting; {hint}"
 
 
 def describe_settings() -> str:

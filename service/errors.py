@@ -141,12 +141,18 @@ class WorkerLost(PoseError):
 
     code, http_status, grpc_status = "worker_lost", 503, StatusCode.UNAVAILABLE
     retry_after_s = RETRY_AFTER_S
-    retry_after_s = RETRY_AFTER_S
 
     def __init__(
         self, detail: str = "the worker was lost and is being restarted", *, index: int | None = None
     ) -> None:
         super().__init__(detail, index=index)
+
+
+class StorageFull(PoseError):
+    """There is no room for an upload that is stored while it is worked on."""
+
+    code, http_status, grpc_status = "storage_full", 507, StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = RETRY_AFTER_S
 
 
 class DeadlineExceeded(PoseError):

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.http.slow_clients import Limits, PatientHttp, PatientWebSocket
-from service.config import Settings
+from service.config import Settings, listed
 from service.errors import ArtefactError, ConfigError
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_tracing
@@ -47,7 +47,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=listed(settings.trusted_proxies),
                 headers=_HEADERS,
                 ssl_context_factory=None if tls is None else lambda *_: tls.context(),
                 ws=partial(PatientWebSocket, limits=limits),  # type: ignore[arg-type]
@@ -62,6 +63,7 @@ class Server(uvicorn.Server):
         self._handshake_s = None if tls is None else settings.head_timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._on_terminal = _ends_with_its_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce it."""
@@ -70,7 +72,7 @@ class Server(uvicorn.Server):
         listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
         loop.create_server = listen  # type: ignore[method-assign]
         if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up if self._on_terminal else self._reload)
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "http" if self._handshake_s is None else "https"
@@ -101,6 +103,16 @@ class Server(uvicorn.Server):
         """Serve the networks as they are in their files now, unless those are bad."""
         asyncio.get_running_loop().run_in_executor(None, self._state.worker.reload)
 
+    def _hang_up(self) -> None:
+        """The terminal is gone, and with it whoever reads what is written to it."""
+        logger.info("hung up")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            if stream.isatty():
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        self.handle_exit(signal.SIGHUP, None)
+
     def _drain(self) -> None:
         logger.info("draining")
         self._state.estimator.draining.set()
@@ -124,16 +136,44 @@ def serve(settings: Settings) -> None:
         raise SystemExit(str(error)) from None
     if app.state.security.keys is None and settings.tls_client_ca is None:
         _warn_if_public(settings.host)
-    Server(app, settings).run()
+    # asyncio makes a socket on `::` one of IPv6 alone
+    sockets = [listen(settings.host, settings.http_port)] if _is_any_ipv6(settings.host) else None
+    Server(app, settings).run(sockets)
 
 
 def check_port(name: str, host: str, port: int) -> None:
     """Exits with one line when the port cannot be had; the servers themselves would give a traceback."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise SystemExit(f"{name}: cannot listen on {host} port {port}: {error.strerror}") from None
+        listen(host, port).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be the name of a host
+        reason = getattr(error, "strerror", None) or error
+        raise SystemExit(f"{name}: cannot listen on {host} port {port}: {reason}") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; one on `::` takes IPv4 too, as gRPC does. Raises OSError or UnicodeError."""
+    if _is_any_ipv6(host):
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def _is_any_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        return False
+
+
+def _ends_with_its_terminal() -> bool:
+    """Whether a hang-up is meant to end the process: it has a terminal, and `nohup` has not started it."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _warn_if_public(host: str) -> None:

@@ -4,7 +4,7 @@ Coordinates are pixels of the image after its EXIF orientation and `rotate`: x r
 pixel centre.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -76,7 +76,10 @@ class TrackedPerson(Person):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Persons of one frame by falling score, crops looked at for them, and the seconds its batch took."""
+    """Persons of one frame, sorted by descending score, and the number of crops they were found in.
+
+    detect, pose: the seconds that the frame spent in each network, with the frames that ran together with it.
+    """
 
     persons: tuple[Person, ...]
     crops: int
@@ -86,12 +89,22 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on an image; `detect` and `pose` are those of the batch that it was part of."""
+    """Seconds from the arrival of an image to its answer, stage by stage; their sum is the whole time.
+
+    queue: waiting for a turn, and for memory. decode, detect, pose: the work. other: what is left, such as
+    the way to a child process, the order of a stream's answers and its tracking.
+    """
 
     decode: float
     queue: float
     detect: float
     pose: float
+    other: float
+
+    def of(self, total: float) -> "Timings":
+        """The same with `other` such that all add up to `total` seconds."""
+        rest = total - self.decode - self.queue - self.detect - self.pose
+        return replace(self, other=round(max(rest, 0), 6))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fixtures of every room: networks, running services and their clients."""
+"""Fixtures for all tests: networks, running services and their clients."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -19,13 +19,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "client"), os.environ.get
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Folders of a quick and, under True, a slow pair of networks."""
+    """Folders with a fast (False) and a slow (True) pair of networks."""
     return {slow: save_networks(tmp_path_factory.mktemp("networks"), slow=slow) for slow in (False, True)}
 
 
 @pytest.fixture
 def launch(networks: dict[bool, Path]) -> Iterator[Launch]:
-    """Starts services; `slow=True` gives one that takes its time, other arguments are settings."""
+    """Starts services; `slow=True` uses slow networks, other arguments are settings."""
     services: list[Service] = []
 
     def start(*, slow: bool = False, **settings: object) -> Service:
@@ -39,7 +39,7 @@ def launch(networks: dict[bool, Path]) -> Iterator[Launch]:
 
 @pytest.fixture(scope="session")
 def service(networks: dict[bool, Path]) -> Iterator[Service]:
-    """One service for every test that leaves it as it was."""
+    """A shared service for tests that do not change its state."""
     service = Service(weights=networks[False])
     yield service
     service.close()
@@ -79,7 +79,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 @pytest.fixture(scope="session")
 def small(pixels: Pixels) -> bytes:
-    """A quick picture."""
+    """A fast image."""
     return encode(pixels[::4, ::4])
 
 

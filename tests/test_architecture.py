@@ -1,4 +1,4 @@
-"""Who may import whom, and what is generated or copied stays true to its source."""
+"""The directions of imports; generated code matches its source."""
 
 import ast
 import subprocess
@@ -31,14 +31,40 @@ ROOMS: dict[str, set[str]] = {
         "service", "service.security", "service.observability", "service.core", "service.streaming",
         "service.wire", "model",
     },
-    "model": set(),
+    "model": set(),  # what serving imports of it
+    "model.networks": {"model"},
+    "model.data": {"model", "model.networks"},
+    "model.evaluation": {"model", "model.networks", "model.data"},
+    "model.training": {"model", "model.networks", "model.data", "model.evaluation"},
+    "model.adopt": {"model"},
 }  # fmt: skip
+# the modules of model/, which is one folder, by their rooms
+MODEL_ROOMS = {
+    "model": {"keypoints", "geometry", "artefact", "topdown"},
+    "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse", "export"},
+    "model.data": {"scenes", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
+    "model.evaluation": {"metrics", "predictors", "baselines", "evaluate"},
+    "model.training": {"curves", "distil", "loss", "muon", "tasks", "train"},
+    "model.adopt": {
+        "adopt",
+        "adopt.arrays",
+        "adopt.check",
+        "adopt.command",
+        "adopt.detectors",
+        "adopt.family",
+        "adopt.network",
+        "adopt.poses",
+        "adopt.wrap",
+    },
+}
+RUNTIME, TORCH = "service.inference.runtime", "model.serving"  # imported where POSE_RUNTIME=torch asks for it
 WORDS = {"service", "service.config", "service.errors", "service.types"}
 WIRING = {
     "service.__main__",
     "service.app",
     "service.cli",
     "service.doctor",
+    "service.local",
     "service.server",
 }  # they use every room
 
@@ -46,6 +72,9 @@ WIRING = {
 def module(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path) for path in SERVICE + MODEL}
 
 
 def imports(path: Path) -> set[str]:
@@ -56,7 +85,8 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            parts = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+            found |= parts or {node.module or ""}
     return found
 
 
@@ -68,14 +98,27 @@ def room(name: str) -> str:
     """The room of a module. Raises ValueError where no rule covers it."""
     if name in WORDS:
         return "service"
-    found = [prefix for prefix in ROOMS if prefix != "service" and f"{name}.".startswith(f"{prefix}.")]
-    return max(found, key=len)
+    top, _, rest = name.partition(".")
+    if top == "model":
+        found = [room for room, modules in MODEL_ROOMS.items() if rest in modules or not rest]
+    else:
+        found = [prefix for prefix in ROOMS if prefix != "service" and f"{name}.".startswith(f"{prefix}.")]
+    if not found:
+        raise ValueError(f"no rule covers {name}")
+    return found[0] if top == "model" else max(found, key=len)
 
 
 @pytest.mark.parametrize("path", [path for path in SERVICE + MODEL if module(path) not in WIRING], ids=module)
 def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
-    own = room(module(path))
-    assert {room(name) for name in ours(path)} <= ROOMS[own] | {own}
+    name = module(path)
+    imported = ours(path) - ({TORCH} if name == RUNTIME else set())
+    assert {room(each) for each in imported} <= ROOMS[room(name)] | {room(name)}
+
+
+def test_every_module_of_the_table_exists() -> None:
+    named = {f"model.{name}" for modules in MODEL_ROOMS.values() for name in modules}
+    assert named == {module(path) for path in MODEL} - {"model"}
+    assert MODULES >= WORDS | WIRING
 
 
 def test_the_rooms_have_an_order() -> None:
@@ -87,15 +130,17 @@ def test_the_rooms_have_an_order() -> None:
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=module)
-def test_serving_needs_neither_torch_nor_the_trainer(path: Path) -> None:
+def test_the_service_imports_no_torch_and_no_training_code(path: Path) -> None:
     assert not {name for name in imports(path) if name.split(".")[0] in ("torch", "onnx", "openvino")}
-    allowed = {"model.geometry", "model.keypoints"}
-    if module(path) == "service.inference.runtime":  # imports it only when POSE_RUNTIME=torch asks for it
-        allowed.add("model.serving")
+    allowed = {f"model.{name}" for name in MODEL_ROOMS["model"]}
+    if module(path) == RUNTIME:
+        allowed.add(TORCH)
+    if module(path) == "service.cli":
+        allowed.add("model.adopt.command")  # imported by `adopt` alone
     assert {name for name in ours(path) if name.startswith("model")} <= allowed
 
 
-def test_no_import_goes_in_circles() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {module(path): ours(path) for path in SERVICE + MODEL}
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -133,7 +178,7 @@ def test_the_keypoints_of_the_client_are_those_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("folder", stubs.COPIES)
-def test_generated_code_is_that_of_the_proto(folder: str, tmp_path: Path) -> None:
+def test_generated_code_matches_the_proto(folder: str, tmp_path: Path) -> None:
     stubs.write_stubs(tmp_path)
     stored = {path.name: path.read_text() for path in (ROOT / folder).glob("*_pb2*")}
     made = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
@@ -143,6 +188,6 @@ def test_generated_code_is_that_of_the_proto(folder: str, tmp_path: Path) -> Non
 
 
 def essence(generated: str) -> list[str]:
-    """What the generator's version does not change: the descriptor and the paths of the methods."""
+    """The parts that do not depend on the generator's version: descriptor and method paths."""
     lines = [line.strip() for line in generated.splitlines()]
     return [line for line in lines if "AddSerializedFile" in line or line.startswith("'/")]

@@ -1,4 +1,4 @@
-"""The benchmarks run and tell what they should; nothing is said about how fast anything is."""
+"""The benchmarks run and report the right figures. No test asserts a speed."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import attack, network, other_servers, overload, service, stalled
-from benchmarks.baseline_networks import PEERS
+from benchmarks.baseline_networks import BASELINES
 from benchmarks.rounds import Case, Figures, interleaved
 from tests.model.shards import write_shard
 from tests.support.service import ROOT
@@ -22,7 +22,7 @@ FIGURES = {"per_second", "p50_ms", "p99_ms", "cpu_ms"}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a result file, once it is found to say how it was made."""
+    """The rows of a result file that describes how it was measured."""
     result = json.loads(path.read_text())
     assert result["rounds"] == 1
     assert result["machine"].keys() >= {"processor", "processors", "commit", "weights", "load_average"}
@@ -59,11 +59,11 @@ def test_rounds_are_interleaved_and_compared_with_the_first_case_of_the_group() 
 
 @pytest.mark.parametrize(
     ("name", "params", "macs"),
-    # published: 34.0 M and 5.4 G by its own authors' network, 9.6 M and 1.6 G, 1.1 M and 0.2 G
+    # published: 34.0 M and 5.4 G, 9.6 M and 1.6 G, 1.1 M and 0.2 G
     [("SimpleBaseline ResNet-50", 34.0, 5.43), ("MobileNetV2", 9.57, 1.57), ("Lite-HRNet-18", 1.13, 0.199)],
 )
-def test_the_papers_peers_are_as_large_as_published(name: str, params: float, macs: float) -> None:
-    built = PEERS[name]()
+def test_baseline_networks_have_the_published_sizes(name: str, params: float, macs: float) -> None:
+    built = BASELINES[name]()
     counted = network.cost(built)
     assert counted == pytest.approx((params, macs), rel=0.01)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_the_papers_peers_are_as_large_as_published(name: str, params: float, ma
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
 def test_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "PEERS", {"MobileNetV2": lambda: nn.Conv2d(3, 17, 4, 4)})
+    monkeypatch.setattr(network, "BASELINES", {"MobileNetV2": lambda: nn.Conv2d(3, 17, 4, 4)})
     cases = network.cases(tmp_path, batches=(1, 2), threads=(2,), seconds=0.01)
     found = interleaved(cases, 1)
     assert [(row["group"], row["network"]) for row in found] == [
@@ -91,11 +91,11 @@ def test_service(tmp_path: Path) -> None:
     assert all(row["figures"].keys() == FIGURES for row in found)
 
 
-def test_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FastAPI is among our own packages; the other servers have environments that no test makes."""
+def test_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only FastAPI runs here: it is one of our packages. The other servers need environments of their own."""
     monkeypatch.setattr(other_servers, "python_of", lambda name: Path(sys.executable))
     monkeypatch.setattr(other_servers, "CACHE", tmp_path)
-    out = tmp_path / "peers.json"
+    out = tmp_path / "other_servers.json"
     command = ["--rounds", "1", "--seconds", "0.1", "--clients", "2", "--out", str(out)]
     other_servers.main([*command, "--only", "FastAPI, thread pool"])
     found = rows(out)
@@ -113,13 +113,15 @@ def test_pipeline(tmp_path: Path) -> None:
     assert all(0 <= row["ap"] <= 1 for row in found)
 
 
-def test_a_stalled_reader_is_held_back_beside_cameras(networks: dict[bool, Path], tmp_path: Path) -> None:
+def test_a_stalled_reader_is_held_back_and_the_cameras_are_answered(
+    networks: dict[bool, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "stalled.json"
     few = ["--rounds", "1", "--seconds", "2", "--cameras", "1", "--fps", "5", "--out", str(out)]
     stalled.main([*few, "--weights", str(networks[False])])
-    alone, beside = rows(out)
-    assert alone["figures"]["held_frames"] == 0 < beside["figures"]["held_frames"] < 5000
-    assert 0 < beside["figures"]["p50_ms"] <= beside["figures"]["p99_ms"]
+    alone, together = rows(out)
+    assert alone["figures"]["held_frames"] == 0 < together["figures"]["held_frames"] < 5000
+    assert 0 < together["figures"]["p50_ms"] <= together["figures"]["p99_ms"]
 
 
 def test_overload_answers_or_refuses_every_request(
@@ -138,7 +140,9 @@ def test_overload_answers_or_refuses_every_request(
 
 
 @pytest.mark.skipif(shutil.which("slowhttptest") is None, reason="needs slowhttptest")
-def test_attacks_hold_connections_beside_a_client(networks: dict[bool, Path], tmp_path: Path) -> None:
+def test_attacks_hold_connections_while_a_client_is_answered(
+    networks: dict[bool, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "attack.json"
     few = ["--rounds", "1", "--seconds", "1", "--connections", "20", "--out", str(out)]
     attack.main([*few, "--weights", str(networks[False])])

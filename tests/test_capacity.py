@@ -1,4 +1,4 @@
-"""The model of docs/capacity.md: what the simulation must give where the answer is known."""
+"""The simulation of docs/capacity.md gives the right result where it is known."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_a_frame_costs_its_stages() -> None:
     assert COSTS.frame(5) == 2 + 2 + PERSONS * 5 + 1
 
 
-def test_one_camera_alone_waits_for_nobody() -> None:
+def test_a_single_camera_never_waits() -> None:
     assert simulated(1, fps=10, cost_ms=20) == {
         "busy": pytest.approx(0.2, rel=0.02),
         "dropped": 0,
@@ -30,7 +30,7 @@ def test_an_overloaded_core_answers_as_much_as_it_can_and_drops_the_rest(cameras
     assert found["p99_ms"] <= 20 * cameras + 20 * 8 + 100
 
 
-def test_a_core_below_its_limit_drops_next_to_nothing() -> None:
+def test_a_core_below_its_limit_drops_almost_no_frames() -> None:
     assert simulated(3, fps=10, cost_ms=20)["dropped"] == 0
 
 

@@ -1,4 +1,4 @@
-"""The documents stay true: figures come from result files, links lead somewhere, settings are described."""
+"""The documents are correct: figures match result files, links resolve, settings are described."""
 
 import json
 import re
@@ -18,7 +18,7 @@ DOCUMENTS = sorted(
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
-def test_tables_are_those_of_the_result_files() -> None:
+def test_tables_match_the_result_files() -> None:
     script = "import sys; sys.path.insert(0, 'scripts'); import tables; print(*tables.stale())"
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
@@ -26,7 +26,7 @@ def test_tables_are_those_of_the_result_files() -> None:
     assert found.stdout.split() == []
 
 
-def test_the_picture_of_accuracy_and_speed_is_that_of_the_result_file() -> None:
+def test_the_accuracy_plot_matches_the_result_file() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "pipeline.json").read_text())["rows"]
     expected = {r["system"]: [r["figures"]["cpu_ms"], r["ap"]] for r in rows if r["group"] == "all photos"}
     with Image.open(ROOT / "docs" / "accuracy-speed.png") as picture:
@@ -35,7 +35,7 @@ def test_the_picture_of_accuracy_and_speed_is_that_of_the_result_file() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_to_files_of_the_repository(document: Path) -> None:
+def test_links_point_to_existing_files(document: Path) -> None:
     missing = [link for link in _LINK.findall(document.read_text()) if not (document.parent / link).exists()]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""The command `lgm-pose doctor` finds what is wrong with a set-up before it serves."""
+"""The command `lgm-pose doctor` finds errors of a set-up before it serves."""
 
 import os
 import socket

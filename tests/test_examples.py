@@ -30,7 +30,7 @@ def run(example: str, *arguments: str) -> list[str]:
 
 
 def film(path: Path, *scenes: tuple[Points, float]) -> str:
-    """A video of a person in each posture for so many seconds."""
+    """A video of a person in each posture for a number of seconds."""
     with av.open(path, "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 320, "yuv420p", 4_000_000
@@ -54,20 +54,20 @@ def test_three_squats_are_counted(service: Service, tmp_path: Path) -> None:
     assert run("squats.py", video, service.grpc) == ["person 1: 1", "person 1: 2", "person 1: 3"]
 
 
-def test_somebody_who_only_stands_has_done_no_squat(service: Service, tmp_path: Path) -> None:
+def test_a_standing_person_has_no_squats(service: Service, tmp_path: Path) -> None:
     assert run("squats.py", film(tmp_path / "standing.mp4", (STANDING, 2)), service.grpc) == []
 
 
-def test_a_fall_is_told_once_and_a_short_bow_not_at_all(service: Service, tmp_path: Path) -> None:
+def test_a_fall_is_reported_once_and_a_short_bow_is_not(service: Service, tmp_path: Path) -> None:
     bow = film(tmp_path / "bow.mp4", (STANDING, 1), (LYING, 1), (STANDING, 2))
     assert run("fall_alert.py", bow, service.grpc) == []
     fall = film(tmp_path / "fall.mp4", (STANDING, 1), (LYING, 5))
     (line,) = run("fall_alert.py", fall, service.grpc)
-    assert line.startswith("person 1 lies since 2 s (frame ")
+    assert line.startswith("person 1 has been down for 2 s (frame ")
     assert int(line.removesuffix(")").rsplit(" ", 1)[1]) > FPS + 2 * FPS - 2
 
 
-def test_labelled_photos_are_a_coco_data_set(launch: Launch, photo: bytes, tmp_path: Path) -> None:
+def test_labelled_photos_form_a_coco_data_set(launch: Launch, photo: bytes, tmp_path: Path) -> None:
     shipped = launch(weights=ROOT / "model" / "weights")
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What the libraries would tell of a machine to their makers stays untold."""
+"""No library sends data about the machine to its vendor."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ QUIET = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOM
 
 
 @pytest.mark.parametrize("module", ["service.inference.runtime", "model.predictors"])
-def test_onnxruntime_gives_the_machine_no_number_and_reports_nothing(module: str, tmp_path: Path) -> None:
-    """Where it reports, it keeps a number of the machine and a store of what is to be sent."""
+def test_onnxruntime_stores_no_machine_id_and_sends_no_reports(module: str, tmp_path: Path) -> None:
+    """With reporting on, it stores an id of the machine and a queue of events."""
     script = f"import {module}, onnxruntime; onnxruntime.SessionOptions()"
     environment = {name: value for name, value in os.environ.items() if name not in QUIET}
     subprocess.run(

@@ -1,5 +1,5 @@
-"""Our networks and our pipeline behind other servers, each run in an environment of its own.
+"""Our networks and our pipeline behind other servers, each in its own environment.
 
-`python -m benchmarks.servers.with_NAME PORT` listens on 127.0.0.1: one worker, batches of at most eight where
-the server makes batches, and no waiting for a batch to fill where it lets itself be told.
+`python -m benchmarks.servers.with_NAME PORT` listens on 127.0.0.1, with one worker. Servers that make batches
+make them of at most eight and, where they have such a setting, do not wait for a batch to fill.
 """

@@ -1,4 +1,4 @@
-"""BentoML: one service with as many threads as processors; its batches would need a second process."""
+"""BentoML: one service with one thread for each processor; batches would need a second process."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""LitServe: batches in a process of their own."""
+"""LitServe: batches in a separate process."""
 
 import sys
 
@@ -12,7 +12,7 @@ class Poses(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.work = open_work()
 
-    def decode_request(self, request: Request) -> bytes:  # so annotated, it gets the form's fields
+    def decode_request(self, request: Request) -> bytes:  # the annotation makes it a form
         image: bytes = request["image"].file.read()
         return image
 

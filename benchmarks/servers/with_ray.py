@@ -6,9 +6,9 @@ import sys
 
 os.environ |= {  # read when ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # else it writes a token into the home directory
+    "RAY_AUTH_MODE": "disabled",  # otherwise it writes a token to the home directory
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-    "RAY_worker_niceness": "0",  # else its workers give way to everything else, the clients included
+    "RAY_worker_niceness": "0",  # otherwise its workers have a lower priority than the clients
 }
 
 import ray

@@ -1,4 +1,4 @@
-"""What every server does for a request."""
+"""The work of every server for a request."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from service.inference.pipeline import open_pipeline
 from service.types import Frame, Options
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
-MAX_BATCH = 8  # as the service's default
+MAX_BATCH = 8  # the default of the service
 
 
 def open_work() -> Callable[[Sequence[bytes]], list[bytes]]:
-    """A function from encoded images to JSON, an answer for each image."""
+    """A function that maps encoded images to JSON, one answer for each image."""
     pipeline = open_pipeline(WEIGHTS, threads=available_cpus())
 
     def work(images: Sequence[bytes]) -> list[bytes]:

@@ -3,8 +3,11 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lgm_pose_client.credentials import Credentials
 from lgm_pose_client.errors import ServiceError
@@ -13,7 +16,9 @@ from lgm_pose_client.grpc import ADDRESS
 from lgm_pose_client.http import URL
 from lgm_pose_client.live import run_stream
 from lgm_pose_client.photos import estimate_photos
-from lgm_pose_client.types import Options
+from lgm_pose_client.types import ROTATIONS, Options
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,16 +32,16 @@ def main(arguments: list[str] | None = None) -> None:
     except (ServiceError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _photos(given: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="lgm-pose-client",
         description="The persons of photos, as JSON on standard output.",
-        epilog="`lgm-pose-client stream --help` tells of cameras and videos.",
+        epilog="`lgm-pose-client stream --help` describes cameras and videos.",
     )
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="JPEG, PNG or WebP files")
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, folders of them")
     parser.add_argument("--url", default=URL, help="the service's address [%(default)s]")
     parser.add_argument(
         "--format",
@@ -50,12 +55,12 @@ def _photos(given: list[str]) -> None:
     work = estimate_photos(
         chosen.photos,
         chosen.url,
-        Options(min_score=chosen.min_score),
+        _options(chosen),
         credentials=_credentials(chosen),
         coco=chosen.format == "coco",
         folder=chosen.draw,
     )
-    if not asyncio.run(work):
+    if not asyncio.run(_until_stopped(work)):
         raise SystemExit(1)
 
 
@@ -72,9 +77,8 @@ def _stream(given: list[str]) -> None:
     parser.add_argument(
         "--policy",
         choices=[policy.value for policy in Policy],
-        default=Policy.LATEST.value,
         help="latest: frames that wait are dropped for newer ones, videos run at their own pace;"
-        " all: every frame is answered, videos run as fast as they can [%(default)s]",
+        " all: every frame is answered, videos run as fast as they can [latest for cameras, all for others]",
     )
     parser.add_argument("--no-tracking", action="store_true", help="persons get no ids")
     parser.add_argument("--no-smoothing", action="store_true", help="keypoints as they were found")
@@ -84,11 +88,11 @@ def _stream(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="write an annotated video there")
     parser.add_argument("--json", type=Path, metavar="FILE.jsonl", help="write answers there, one a line")
     parser.add_argument("--camera-id", default="", help="the stream's name in the service's log")
+    parser.add_argument("--once", action="store_true", help="end when the camera is lost")
     _add_common(parser)
     chosen = parser.parse_args(given)
     config = StreamConfig(
-        Options(min_score=chosen.min_score),
-        Policy(chosen.policy),
+        _options(chosen),
         camera_id=chosen.camera_id,
         tracking=not chosen.no_tracking,
         smoothing=not (chosen.no_tracking or chosen.no_smoothing),
@@ -98,11 +102,34 @@ def _stream(given: list[str]) -> None:
         chosen.source,
         chosen.address,
         config,
+        Policy(chosen.policy) if chosen.policy else None,
         credentials=_credentials(chosen),
+        once=chosen.once,
         video=chosen.out,
         lines=chosen.json,
     )
-    asyncio.run(work)
+    asyncio.run(_until_stopped(work))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, or until SIGTERM or SIGHUP: files that are written are closed before the exit."""
+    task = asyncio.ensure_future(work)
+    received: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        received.append(number)
+        task.cancel()
+
+    if sys.platform != "win32":
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if received:
+            raise SystemExit(128 + received[0]) from None
+        raise
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -110,10 +137,21 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=default, help="leave out persons below it [%(default)s]"
     )
+    parser.add_argument(
+        "--rotate",
+        type=int,
+        choices=ROTATIONS,
+        default=0,
+        help="turn pictures by these degrees, clockwise; coordinates are those of the turned picture [0]",
+    )
     parser.add_argument("--api-key", metavar="KEY", help="the key to show, better given as POSE_API_KEY")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="who signed the service's certificate, PEM")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="the certificate to show, PEM")
     parser.add_argument("--cert-key", type=Path, metavar="FILE", help="its private key, PEM")
+
+
+def _options(chosen: argparse.Namespace) -> Options:
+    return Options(min_score=chosen.min_score, rotate=chosen.rotate)
 
 
 def _credentials(chosen: argparse.Namespace) -> Credentials:

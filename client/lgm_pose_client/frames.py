@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeAlias
 
-from lgm_pose_client.types import Options, Picture, Poses
+from lgm_pose_client.pictures import EncodedImage
+from lgm_pose_client.types import Options, Poses, RawImage
 
 MAX_FRAME_ID = 2**64 - 1
 
 
 class Policy(StrEnum):
-    """What becomes of frames that come faster than they are answered.
+    """What happens to frames that come faster than they are answered.
 
     LATEST: a frame that waits is dropped when a newer one comes, so an answer is never old. ALL: every frame
     is answered, and the sender is held back.
@@ -27,7 +28,7 @@ class StreamConfig:
     """How the frames of a stream are answered.
 
     camera_id: the stream's name in the service's log. tracking: persons get ids. smoothing: keypoints without
-    jitter. detect_every: the detector runs on one frame in so many at least. smoothing and a detect_every
+    jitter. detect_every: the detector runs at least on one frame in this number. smoothing and a detect_every
     above 1 need tracking. Raises ValueError.
     """
 
@@ -45,13 +46,14 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class StreamFrame:
-    """A frame as sent: an id of the sender's choice, and the seconds at which it was taken, if known.
+    """A frame as sent, with an id of the sender's choice and the seconds at which it was taken, if known.
 
-    Raises ValueError for an id that is not in [0, 2**64).
+    picture: bytes of an encoded image, its file, an array (height, width, 3) uint8 in BGR, which is sent as a
+    JPEG, or raw pixels. Raises ValueError for an id that is not in [0, 2**64).
     """
 
     frame_id: int
-    picture: Picture
+    picture: EncodedImage | RawImage
     timestamp: float | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +108,8 @@ class Answer:
         """The answer as a line of JSON, with one of `poses`, `dropped` and `error`."""
         outcome = {_KEYS[type(self.outcome)]: asdict(self.outcome)}
         time = {} if self.time is None else {"time": self.time}
-        return json.dumps({"frame_id": self.frame_id, **time, **outcome, "counts": asdict(self.counts)})
+        value = {"frame_id": self.frame_id, **time, **outcome, "counts": asdict(self.counts)}
+        return json.dumps(value, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

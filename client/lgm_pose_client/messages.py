@@ -2,6 +2,7 @@
 
 from lgm_pose_client.frames import Answer, Counts, Dropped, Failed, Outcome, Policy, StreamConfig, StreamFrame
 from lgm_pose_client.pb import pose_pb2
+from lgm_pose_client.pictures import encoded
 from lgm_pose_client.types import Options, Person, Poses, RawImage, Timings, TrackedPerson
 
 _POLICIES = {Policy.LATEST: pose_pb2.POLICY_LATEST, Policy.ALL: pose_pb2.POLICY_ALL}
@@ -27,7 +28,7 @@ def config_message(config: StreamConfig) -> pose_pb2.EstimateStreamRequest:
 
 
 def frame_message(frame: StreamFrame) -> pose_pb2.EstimateStreamRequest:
-    """A frame as a message of a stream."""
+    """A frame as a message of a stream. Raises OSError and ValueError for a picture that cannot be read."""
     message = pose_pb2.Frame(frame_id=frame.frame_id, timestamp=frame.timestamp)
     if isinstance(frame.picture, RawImage):
         raw = frame.picture
@@ -36,7 +37,7 @@ def frame_message(frame: StreamFrame) -> pose_pb2.EstimateStreamRequest:
             pose_pb2.RawImage(data=bytes(raw.data), width=raw.width, height=raw.height, order=order)
         )
     else:
-        message.image = frame.picture
+        message.image = encoded(frame.picture)
     return pose_pb2.EstimateStreamRequest(frame=message)
 
 
@@ -47,7 +48,7 @@ def read_poses(message: pose_pb2.Poses) -> Poses:
         width=message.width,
         height=message.height,
         persons=tuple(_read_person(person) for person in message.persons),
-        timings=Timings(times.decode, times.queue, times.detect, times.pose),
+        timings=Timings(times.decode, times.queue, times.detect, times.pose, times.other),
     )
 
 

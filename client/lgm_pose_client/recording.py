@@ -1,6 +1,5 @@
 """An annotated video of a stream."""
 
-from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,14 @@ _UNTIMED_FPS = 25
 
 
 class AnnotatedVideo:
-    """Frames with the skeletons and ids of their persons; a dropped frame shows those of the frame before."""
+    """Frames with the skeletons and ids of their persons; a dropped frame shows those of the frame before it.
 
-    def __init__(self, container: "OutputContainer") -> None:
-        self._container = container
-        self._frames: OrderedDict[int, StreamFrame] = OrderedDict()  # without an answer
+    rotate: degrees by which the service turns the frames, clockwise; the video shows them so.
+    """
+
+    def __init__(self, container: "OutputContainer", rotate: int) -> None:
+        self._container, self._rotate = container, rotate
+        self._frames: dict[int, StreamFrame] = {}  # without an answer
         self._persons: tuple[Person, ...] = ()
         self._stream = container.add_stream("h264", rate=_UNTIMED_FPS, options={"crf": "23"})
         self._stream.pix_fmt = "yuv420p"
@@ -41,8 +43,9 @@ class AnnotatedVideo:
         frame = self._frames.pop(answer.frame_id)
         if isinstance(answer.outcome, Poses):
             self._persons = answer.outcome.persons
+        assert isinstance(frame.picture, bytes)
         try:
-            image = decode(frame.picture)
+            image = decode(frame.picture, self._rotate)
         except ValueError:
             return
         for person in self._persons:
@@ -58,10 +61,12 @@ class AnnotatedVideo:
     def _write(self, image: Image.Image, frame: StreamFrame) -> None:
         from av import VideoFrame
 
-        width, height = (side - side % 2 for side in image.size)  # as yuv420p needs
-        if self._written < 0:
-            self._stream.width, self._stream.height = width, height
-        picture = VideoFrame.from_image(image.crop((0, 0, width, height)))
+        if self._written < 0:  # even sides, as yuv420p needs
+            self._stream.width, self._stream.height = (max(2, side - side % 2) for side in image.size)
+        size = self._stream.width, self._stream.height
+        odd = max(a - b for a, b in zip(image.size, size, strict=True)) <= 1 and image.width >= size[0]
+        fitted = image.crop((0, 0, *size)) if odd else image.resize(size)
+        picture = VideoFrame.from_image(fitted)
         picture.pts, picture.time_base = self._tick(frame), Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(picture))
         self._written = picture.pts
@@ -73,13 +78,13 @@ class AnnotatedVideo:
         return max(round((time - self._first) * _TICKS), self._written + 1)
 
 
-def open_annotated(path: Path) -> AnnotatedVideo:
+def open_annotated(path: Path, rotate: int) -> AnnotatedVideo:
     """A new video file. Raises ValueError without PyAV, or where it cannot be written."""
     try:
         import av
     except ImportError:
         raise ValueError("annotated videos need PyAV: pip install 'lgm-pose-client[video]'") from None
     try:
-        return AnnotatedVideo(av.open(str(path), "w"))
+        return AnnotatedVideo(av.open(str(path), "w"), rotate)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be written: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 
 BBox: TypeAlias = "tuple[float, float, float, float]"  # x1, y1, x2, y2
 Keypoint: TypeAlias = "tuple[float, float, float]"  # x, y, score
+ROTATIONS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,13 @@ class TrackedPerson(Person):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on an image; `detect` and `pose` are those of its batch."""
+    """Seconds from the arrival of an image to its answer, stage by stage; `other` is what is left."""
 
     decode: float
     queue: float
     detect: float
     pose: float
+    other: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Poses:
             value["width"],
             value["height"],
             tuple(map(_person, value["persons"])),
-            Timings(times["decode"], times["queue"], times["detect"], times["pose"]),
+            Timings(times["decode"], times["queue"], times["detect"], times["pose"], times["other"]),
         )
 
 
@@ -83,9 +85,6 @@ class RawImage:
     width: int
     height: int
     rgb: bool = False
-
-
-Picture: TypeAlias = bytes | RawImage  # bytes: an encoded image
 
 
 def _person(value: Mapping[str, Any]) -> Person:

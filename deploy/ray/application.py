@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application: each replica is a whole service, behind Ray's proxies.
+"""The service as a Ray Serve application: each replica is a complete service behind Ray's proxies.
 
 serve run deploy/ray/serve.yaml, or in Python: serve.run(build({"weights": ..., "num_cpus": 2}))
 """
@@ -24,20 +24,21 @@ GRPC_SERVICES = (
     openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
-# what Ray's proxies must know of them: gRPCOptions.grpc_servicer_functions
+# the same services for Ray's proxies: gRPCOptions.grpc_servicer_functions
 GRPC_SERVICER_FUNCTIONS = [
     "service.wire.pb.pose_pb2_grpc.add_PoseServiceServicer_to_server",
     "service.wire.pb.openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 _LOOPBACK = "127.0.0.1"
-_OF_THE_HOP = ("user-agent", "grpc-")  # metadata that gRPC writes itself
+_OF_THE_HOP = ("user-agent", "grpc-")  # metadata that gRPC sets itself
 
 
 class Arguments(BaseModel):
-    """Of an application.
+    """The arguments of the application.
 
-    num_cpus: of a replica, and the threads of its networks. settings: of the service, by their names.
+    num_cpus: processors of a replica, and the threads of its networks. settings: those of the service, by
+    name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,9 +52,10 @@ class Arguments(BaseModel):
 
 
 class Replica:
-    """A service, REST by Ray's ingress and gRPC on a port of its own that Ray's calls are passed to.
+    """A complete service: REST through Ray's ingress, gRPC on its own port, to which Ray's calls are
+    forwarded.
 
-    So each call meets the server that it meets without Ray: keys, limits, statuses and metadata are the same.
+    Each call reaches the same server as without Ray, so keys, limits, statuses and metadata are the same.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -66,7 +68,7 @@ class Replica:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """To the replica's own gRPC server, which runs once the application does."""
+        """The channel to the replica's own gRPC server, which runs once the application has started."""
         if not hasattr(self, "_channel"):
             limits = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
             self._channel = grpc.aio.insecure_channel(f"{_LOOPBACK}:{self._state.grpc_port}", limits)
@@ -74,7 +76,7 @@ class Replica:
 
 
 def build(arguments: Arguments) -> serve.Application:
-    """The application."""
+    """The application for `serve.run`."""
     settings = Settings(
         **{"threads": max(1, int(arguments.num_cpus)), **arguments.settings}, host=_LOOPBACK, grpc_port=0
     )
@@ -83,13 +85,13 @@ def build(arguments: Arguments) -> serve.Application:
         name="pose",
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
         max_replicas_per_node=arguments.max_replicas_per_node,
-        # the service refuses what is too much, in words of its own; Ray must not queue in front of it
+        # the service refuses overload with its own errors, so Ray must not queue in front of it
         max_ongoing_requests=2 * (settings.max_images + settings.max_streams),
         max_queued_requests=settings.max_images,
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
             "max_replicas": arguments.max_replicas,
-            # half of a batch under way and half waiting: more means that the worker does not keep up
+            # half a batch running and half a batch waiting: more means that the worker does not keep up
             "target_ongoing_requests": settings.max_batch,
         },
         graceful_shutdown_timeout_s=settings.drain_timeout_s,
@@ -99,9 +101,9 @@ def build(arguments: Arguments) -> serve.Application:
 
 
 def _passed_on(service: ServiceDescriptor, method: MethodDescriptor) -> Callable[..., Any]:
-    """A method of the replica that passes calls on to its gRPC server.
+    """A method of the replica that forwards calls to its gRPC server.
 
-    A call that is cancelled, or whose deadline passes, is cancelled there.
+    When a call is cancelled or its deadline passes, the forwarded call is cancelled.
     """
     request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
     ways = ["stream" if way else "unary" for way in (method.client_streaming, method.server_streaming)]
@@ -119,7 +121,7 @@ def _passed_on(service: ServiceDescriptor, method: MethodDescriptor) -> Callable
             response = await call
             trailing = await call.trailing_metadata()
         except grpc.aio.AioRpcError as error:
-            # raised, it would be logged as a fault of the replica, and its metadata lost
+            # do not raise: Ray would log a fault of the replica and lose the metadata
             response, trailing = response_type(), error.trailing_metadata()
             _set_status(grpc_context, error)
         grpc_context.set_trailing_metadata(list(trailing))

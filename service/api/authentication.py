@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from fastapi import FastAPI
+from starlette._utils import get_route_path  # as Starlette's router reads the path, under any root path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.grpc.context import Context, abort, identify
@@ -40,7 +41,7 @@ class KeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] == "lifespan" or _is_open(scope["path"]):
+        if scope["type"] == "lifespan" or _is_open(get_route_path(scope)):
             return await self._app(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         key = shown_key(headers.get("authorization", ""), headers.get("x-api-key", ""))
@@ -106,7 +107,7 @@ def _admit(keys: Keys, key: str) -> None:
     """Find out who calls, and have the request paid. Raises Unauthenticated or RateLimited."""
     caller = keys.caller(key)
     CALLER.set(caller)
-    caller.charge()
+    caller.try_acquire()
 
 
 def _key_among(subprotocols: list[str]) -> str:

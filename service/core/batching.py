@@ -1,6 +1,7 @@
-"""Batches of whatever waits when the worker is free: no timer, so nothing waits for a batch to fill.
+"""Queue and runners: sources take turns, and a free runner takes the items that wait at that moment.
 
-A worker that is lost takes along what ran and what waited; it is restarted while newcomers are refused.
+There is no timer: no item waits for a batch to fill. When the worker is lost, all running and waiting items
+fail. It is restarted, and new items are refused until then.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Generic, TypeVar
 
 from service.errors import InferenceFailed, PoseError, ShuttingDown, WorkerLost
@@ -18,157 +19,178 @@ from service.observability.metrics import BATCH_IMAGES, QUEUE_DEPTH, WORKER_REST
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PAUSES_S = (0, 0.5, 1, 2, 4, 8, 16, 30)  # before a restart; the last for all that follow
-_STEADY_S = 10  # a worker that has lived so long is not in a loop of crashes
-_LOOK_S = 0.2  # between looks at an idle worker
+_PAUSES_S = (0, 0.5, 1, 2, 4, 8, 16, 30)  # before successive restarts; the last one repeats
+_STEADY_S = 10  # after this time the pauses start again at 0
+_LOOK_S = 0.2  # interval of the check of an idle worker
 
 
 @dataclass(slots=True, eq=False)
-class _Entry(Generic[Item, Result]):
+class Turn(Generic[Item, Result]):
+    """An item's turn in the queue. Another item may replace it until a runner takes it."""
+
     item: Item
-    answer: asyncio.Future[tuple[Result, float]]
-    since: float
+    source: Hashable
+    answer: asyncio.Future[Result]
+    lock: threading.Condition
+    taken: bool = False
+
+    def replace(self, item: Item) -> bool:
+        """Replace the present item by `item`. Returns False when a runner has taken it or it has failed."""
+        with self.lock:  # a runner that takes the item holds the same lock
+            if not self.taken:
+                self.item = item
+            return not self.taken
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches on one thread, taking turns among the sources that they come from."""
+    """Runs items on a fixed number of threads; the sources of the items take turns."""
 
     def __init__(
         self,
-        run: Callable[[list[Item]], Sequence[Result]],
+        run: Callable[[list[Item]], Sequence[Result | PoseError]],
         *,
-        max_batch: int,
-        side_by_side: int = 1,
+        runners: int = 1,
+        max_batch: int = 1,
         alive: Callable[[], bool] = lambda: True,
         restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """run: as many results as items, in their order; called on the batcher's thread, as restart is.
+        """run: returns one result for each item, in order; all runners call it at the same time.
 
-        side_by_side: items that `run` works on at the same time; a batch of more is a multiple of it, lest
-        threads idle while the last item is worked on.
+        runners: number of threads that call `run`. max_batch: maximum number of items of a call.
 
-        The worker is lost when `alive` says so, when `run` raises WorkerLost, runs out of memory, or raises
-        what is no Exception. Then `restart` is called until it does not raise.
+        The worker is lost when `alive` returns False, and when `run` raises WorkerLost, MemoryError or a
+        BaseException that is not an Exception. Then one of the runners calls `restart` until it succeeds.
         """
-        self._run, self._max_batch, self._side_by_side = run, max_batch, side_by_side
+        self._run, self._max_batch = run, max_batch
         self._alive, self._restart = alive, restart
         self._lost, self._losses, self._back = False, 0, monotonic()
+        self._life = 0  # number of the worker's current life; several runners may see its end
         self._watchers: list[Callable[[], None]] = []
-        self._waiting: dict[Hashable, deque[_Entry[Item, Result]]] = {}
+        self._waiting: dict[Hashable, deque[Turn[Item, Result]]] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._worker.start()
+        self._runners = [
+            threading.Thread(target=self._work, name=f"runner-{number}", daemon=True)
+            for number in range(runners)
+        ]
+        for runner in self._runners:
+            runner.start()
 
-    async def submit(self, item: Item, source: Hashable) -> tuple[Result, float]:
-        """The item's result, and the seconds it waited. A cancelled item that still waits never runs.
+    async def submit(self, item: Item, source: Hashable) -> Result:
+        """The item's result. Raises what `enter` and `result` raise."""
+        return await self.result(self.enter(item, source))
 
-        Raises InferenceFailed, WorkerLost, and ShuttingDown once closed.
-        """
-        entry = _Entry[Item, Result](item, asyncio.get_running_loop().create_future(), perf_counter())
+    def enter(self, item: Item, source: Hashable) -> Turn[Item, Result]:
+        """Add the item to the queue. Raises WorkerLost, and ShuttingDown after `close`."""
+        answer = asyncio.get_running_loop().create_future()
+        turn = Turn[Item, Result](item, source, answer, self._changed)
         with self._changed:
             if self._closed:
                 raise ShuttingDown("the service is shutting down")
             if self._lost:
                 raise WorkerLost
-            self._waiting.setdefault(source, deque()).append(entry)
+            self._waiting.setdefault(source, deque()).append(turn)
             QUEUE_DEPTH.inc()
             self._changed.notify()
+        return turn
+
+    async def result(self, turn: Turn[Item, Result]) -> Result:
+        """The result of the item that the turn holds when a runner takes it. A cancelled turn never runs.
+
+        Raises InferenceFailed, WorkerLost, or the PoseError that `run` returned instead of a result.
+        """
         try:
-            return await entry.answer
+            return await turn.answer
         except asyncio.CancelledError:
-            self._withdraw(entry, source)
+            self._withdraw(turn)
             raise
 
     @property
     def ready(self) -> bool:
-        """Whether it has a worker."""
+        """Whether the worker is alive."""
         return not self._lost and self._alive()
 
     async def readiness(self) -> AsyncIterator[bool]:
-        """`ready`: now, and after each change."""
+        """The value of `ready`: now, and after each change."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell() -> None:
+        def notify() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        self._watchers.append(tell)
+        self._watchers.append(notify)
         try:
             while True:
                 changed.clear()
                 yield self.ready
                 await changed.wait()
         finally:
-            self._watchers.remove(tell)
+            self._watchers.remove(notify)
 
     async def close(self) -> None:
-        """Refuse new items, answer those that wait, end the worker."""
+        """Refuse new items, answer the waiting ones, and end the runners."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        await asyncio.to_thread(self._worker.join)
+            self._changed.notify_all()
+        for runner in self._runners:
+            await asyncio.to_thread(runner.join)
 
-    def _withdraw(self, entry: _Entry[Item, Result], source: Hashable) -> None:
+    def _withdraw(self, turn: Turn[Item, Result]) -> None:
         with self._changed:
-            if entry in self._waiting.get(source, ()):
-                self._waiting[source].remove(entry)
+            if not turn.taken:
+                turn.taken = True
+                self._waiting[turn.source].remove(turn)
                 QUEUE_DEPTH.dec()
-                if not self._waiting[source]:
-                    del self._waiting[source]
+                if not self._waiting[turn.source]:
+                    del self._waiting[turn.source]
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            batch, life = taken
             try:
                 self._answer(batch)
             except BaseException:
                 logger.exception("the worker is lost")
-                self._fail(batch)
-                self._recover()
+                self._lose(batch, life)
 
-    def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
+    def _answer(self, batch: list[Turn[Item, Result]]) -> None:
         if not self._alive():
             raise WorkerLost
         if batch:
-            now = perf_counter()
             BATCH_IMAGES.observe(len(batch))
-            outcomes = self._outcomes([entry.item for entry in batch])
-            batch[0].answer.get_loop().call_soon_threadsafe(_settle, batch, outcomes, now)
+            _settle(batch, self._outcomes([turn.item for turn in batch]))
 
-    def _take(self) -> list[_Entry[Item, Result]] | None:
-        """Up to `max_batch` entries, one of each source in turn; None when closed and empty.
+    def _take(self) -> tuple[list[Turn[Item, Result]], int] | None:
+        """Up to `max_batch` turns, one from each source in turn, and the number of the worker's life.
 
-        None of them when the worker dies while nothing waits.
+        An empty list when the worker dies while no item waits; None when closed and empty.
         """
         with self._changed:
-            while not (self._waiting or self._closed) and self._alive():
-                self._changed.wait(_LOOK_S)
+            while not (self._waiting or self._closed) and (self._lost or self._alive()):
+                self._changed.wait(
+                    _LOOK_S * len(self._runners)
+                )  # all runners check, so the interval is multiplied
             if self._closed and not self._waiting:
                 return None
-            batch: list[_Entry[Item, Result]] = []
-            room = self._room()
-            while self._waiting and len(batch) < room:
+            batch: list[Turn[Item, Result]] = []
+            while self._waiting and len(batch) < self._max_batch:
                 source = next(iter(self._waiting))
                 queue = self._waiting.pop(source)
-                entry = queue.popleft()
+                turn = queue.popleft()
+                turn.taken = True
                 QUEUE_DEPTH.dec()
-                if not entry.answer.done():  # else its caller is gone
-                    batch.append(entry)
+                if not turn.answer.done():  # otherwise its client has left
+                    batch.append(turn)
                 if queue:
-                    self._waiting[source] = queue  # to the end of the round
-            return batch
-
-    def _room(self) -> int:
-        """Entries that the next batch takes of those that wait."""
-        most = min(self._max_batch, sum(map(len, self._waiting.values())))
-        return most - most % self._side_by_side if most > self._side_by_side else most
+                    self._waiting[source] = queue  # it has its next turn after all others
+            return batch, self._life
 
     def _outcomes(self, items: list[Item]) -> list[Result | PoseError]:
-        """A result or a failure of each; a batch that fails is run again one by one."""
+        """A result or an error for each item. If a batch fails, its items run again one by one."""
         try:
             results = list(self._run(items))
             if len(results) != len(items):
-                raise RuntimeError(f"{len(results)} results of {len(items)} items")
-            return [*results]
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+            return results
         except (MemoryError, WorkerLost):
             raise
         except Exception:
@@ -177,20 +199,27 @@ class Batcher(Generic[Item, Result]):
                 return [InferenceFailed()]
             return [outcome for item in items for outcome in self._outcomes([item])]
 
-    def _fail(self, batch: list[_Entry[Item, Result]]) -> None:
-        """Tell at once those in the batch, and those who wait, that the worker is lost."""
+    def _lose(self, batch: list[Turn[Item, Result]], life: int) -> None:
+        """Fail the batch. The first runner that sees a loss also fails the queue and restarts the worker."""
+        lost = [*batch]
         with self._changed:
-            self._lost = True
-            waiting = [entry for queue in self._waiting.values() for entry in queue]
-            self._waiting.clear()
-            QUEUE_DEPTH.dec(len(waiting))
-        self._tell()
-        if lost := batch + waiting:
-            outcomes: list[Result | PoseError] = [WorkerLost() for _ in lost]
-            lost[0].answer.get_loop().call_soon_threadsafe(_settle, lost, outcomes, 0)
+            if first := life == self._life:
+                self._lost, self._life = True, life + 1
+                waiting = [turn for queue in self._waiting.values() for turn in queue]
+                for turn in waiting:
+                    turn.taken = True
+                self._waiting.clear()
+                QUEUE_DEPTH.dec(len(waiting))
+                lost += waiting
+        if first:
+            self._notify()
+        outcomes: list[Result | PoseError] = [WorkerLost() for _ in lost]
+        _settle(lost, outcomes)
+        if first:
+            self._recover()
 
     def _recover(self) -> None:
-        """Restart the worker: at once, or after ever longer pauses where it keeps dying; once closed, not."""
+        """Restart the worker, after growing pauses if it keeps dying; not after `close`."""
         if monotonic() - self._back > _STEADY_S:
             self._losses = 0
         while True:
@@ -208,18 +237,24 @@ class Batcher(Generic[Item, Result]):
                 break
         self._lost, self._back = False, monotonic()
         logger.info("the worker is back")
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        for tell in [*self._watchers]:
-            tell()
+    def _notify(self) -> None:
+        for notify in [*self._watchers]:
+            notify()
 
 
-def _settle(batch: list[_Entry[Item, Result]], outcomes: list[Result | PoseError], start: float) -> None:
-    for entry, outcome in zip(batch, outcomes, strict=True):
-        if entry.answer.done():
-            continue  # its caller is gone
-        if isinstance(outcome, PoseError):
-            entry.answer.set_exception(outcome)
-        else:
-            entry.answer.set_result((outcome, start - entry.since))
+def _settle(batch: list[Turn[Item, Result]], outcomes: list[Result | PoseError]) -> None:
+    """Set the outcome of each turn on the event loop; called from a runner's thread."""
+
+    def settle() -> None:
+        for turn, outcome in zip(batch, outcomes, strict=True):
+            if turn.answer.done():
+                continue  # its client has left
+            if isinstance(outcome, PoseError):
+                turn.answer.set_exception(outcome)
+            else:
+                turn.answer.set_result(outcome)
+
+    if batch:
+        batch[0].answer.get_loop().call_soon_threadsafe(settle)

@@ -11,7 +11,7 @@ from service.types import Person, Poses, array_of
 
 @dataclass(frozen=True, slots=True)
 class CocoResult:
-    """A COCO keypoint result: 17 times x, y, score in `keypoints`; `bbox` as x, y, width, height."""
+    """A COCO keypoint result: `keypoints` has 17 times x, y, score; `bbox` is x, y, width, height."""
 
     image_id: int
     category_id: int

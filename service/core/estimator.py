@@ -1,14 +1,13 @@
 """From encoded images to poses: the one core under both protocols."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import perf_counter
 from typing import TypeVar
 
-from service.core.batching import Batcher
-from service.core.image import decode, read_size
+from service.core.batching import Batcher, Turn
+from service.core.stages import Done, Job
 from service.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -19,15 +18,13 @@ from service.errors import (
 )
 from service.observability.tracing import stage_spans
 from service.security.caller import CALLER
-from service.types import Boxes, Estimate, Frame, Options, Picture, Poses, RawImage, Timings
+from service.types import Options, Picture, Poses, Timings
 
 T = TypeVar("T")
-_QUICK_BYTES = 2**16  # a header within so many is read at once; of more, beside the event loop
-_DECODED_IMAGES = 4  # of the largest size allowed; this bounds the memory of decoded images
 
 
 class Estimator:
-    """Admits, decodes, batches and answers.
+    """Admits, queues and answers.
 
     max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
     max_streams: open at once. stream_window: frames of a stream that are worked on at once, at most.
@@ -35,8 +32,7 @@ class Estimator:
 
     def __init__(
         self,
-        batcher: Batcher[Frame, Estimate],
-        decoders: Executor,
+        batcher: Batcher[Job, Done],
         *,
         max_images: int,
         max_pixels: int,
@@ -44,12 +40,10 @@ class Estimator:
         max_streams: int,
         stream_window: int,
     ) -> None:
-        self._batcher, self._decoders = batcher, decoders
+        self._batcher = batcher
         self._max_images, self.max_pixels, self._timeout_s = max_images, max_pixels, timeout_s
         self._max_streams, self.stream_window = max_streams, stream_window
         self._admitted = self._streams = 0
-        self._free_pixels = _DECODED_IMAGES * max_pixels
-        self._pixels_freed = asyncio.Event()
         self.draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -61,44 +55,37 @@ class Estimator:
         *,
         source: Hashable = None,
         timeout_s: float | None = None,
+        held: int = 0,
     ) -> list[Poses]:
         """The poses of each image, or the failure of the first bad one.
 
         source: sources take turns in the queue; each call is its own unless one is given.
-        timeout_s: the caller's own limit, beside the service's. Raises any PoseError.
+        timeout_s: the caller's own limit, beside the service's. held: places that the caller has by `admit`.
+        Raises any PoseError.
         """
+        arrived = perf_counter()
         source = object() if source is None else source
         timeout = min(self._timeout_s, self._timeout_s if timeout_s is None else timeout_s)
-        with self._admit(len(images)):
+        if len(images) > self._max_images:
+            raise InvalidArgument(f"{len(images)} images are more than the {self._max_images} taken at once")
+        with self.admit(len(images) - held):
             if (caller := CALLER.get()) is not None:
-                caller.owe(len(images) - 1)  # the request itself is paid
-            try:
-                async with asyncio.timeout(timeout):
-                    sizes = await self._sizes(images)
-                    return await _every(
-                        self._estimate(data, pixels, options, source)
-                        for data, pixels in zip(images, sizes, strict=True)
-                    )
-            except TimeoutError:
-                raise DeadlineExceeded(f"no answer within {timeout:.3g} s") from None
+                caller.debit(len(images) - 1)  # the request itself took one
+            jobs = [Job(picture, options, arrived) for picture in images]
+            async with _deadline(timeout):
+                return await _every(self._answer(job, source) for job in jobs)
 
-    async def estimate_frame(
-        self,
-        picture: Picture,
-        options: Options,
-        source: Hashable,
-        boxes: Callable[[], Awaitable[Boxes | None]],
-    ) -> Poses:
-        """The poses of a frame of a stream, which has its place. Raises PoseError.
+    def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
+        """A turn in the queue for a frame of a stream that has its place.
 
-        source: as in `estimate`. boxes: where the persons are, asked for once the frame is decoded.
+        source: as in `estimate`. Raises WorkerLost or ShuttingDown.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                pixels = await self._size(picture)
-                return await self._estimate(picture, pixels, options, source, boxes)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {self._timeout_s:.3g} s") from None
+        return self._batcher.enter(job, source)
+
+    async def answer(self, turn: Turn[Job, Done]) -> Poses:
+        """The poses of the frame that a runner takes at this turn. Raises any PoseError."""
+        async with _deadline(self._timeout_s):
+            return _poses(await self._batcher.result(turn), turn.item.arrived)
 
     @contextmanager
     def stream_place(self) -> Iterator[None]:
@@ -138,12 +125,13 @@ class Estimator:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
-        """Places for `count` images. Raises ShuttingDown, InvalidArgument or Overloaded."""
+    def admit(self, count: int) -> Iterator[None]:
+        """Places for `count` images. Raises ShuttingDown or Overloaded; never for 0."""
+        if not count:
+            yield
+            return
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
-        if count > self._max_images:
-            raise InvalidArgument(f"{count} images are more than the {self._max_images} taken at once")
         if self._admitted + count > self._max_images:
             raise Overloaded(f"all {self._max_images} places are taken")
         self._admitted += count
@@ -154,71 +142,42 @@ class Estimator:
             self._admitted -= count
             self._check_idle()
 
+    async def _answer(self, job: Job, source: Hashable) -> Poses:
+        return _poses(await self._batcher.submit(job, source), job.arrived)
+
     def _check_idle(self) -> None:
         if not self._admitted and not self._streams:
             self._idle.set()
 
-    async def _sizes(self, images: Sequence[Picture]) -> list[int]:
-        """Pixels of each image, by its header. Raises InvalidImage or ImageTooLarge with the index."""
-        sizes = []
-        for index, data in enumerate(images):
-            try:
-                sizes.append(await self._size(data))
-            except PoseError as error:
-                raise error.at(index) from error
-        return sizes
 
-    async def _size(self, picture: Picture) -> int:
-        """Pixels of an image, by its header. Raises InvalidImage or ImageTooLarge."""
-        if isinstance(picture, RawImage) or len(picture) <= _QUICK_BYTES:
-            width, height = read_size(picture, self.max_pixels)
-        else:
-            loop = asyncio.get_running_loop()
-            width, height = await loop.run_in_executor(self._decoders, read_size, picture, self.max_pixels)
-        return width * height
-
-    async def _estimate(
-        self,
-        data: Picture,
-        pixels: int,
-        options: Options,
-        source: Hashable,
-        boxes: Callable[[], Awaitable[Boxes | None]] | None = None,
-    ) -> Poses:
-        arrived = perf_counter()
-        async with self._room(pixels):
-            start = perf_counter()
-            image = await asyncio.get_running_loop().run_in_executor(
-                self._decoders, decode, data, options.rotate
-            )
-            decoded = perf_counter()
-            frame = Frame(image, options, await boxes() if boxes else None)
-            queued = perf_counter()
-            estimate, waited = await self._batcher.submit(frame, source)
-        begun = queued + waited
-        posing = begun + estimate.detect
-        stage_spans(
-            decode=(start, decoded),
-            queue=(queued, begun),
-            detect=(begun, posing),
-            pose=(posing, posing + estimate.pose),
-        )
-        seconds = decoded - start, waited + start - arrived, estimate.detect, estimate.pose
-        timings = Timings(*(round(each, 6) for each in seconds))
-        return Poses(image.shape[1], image.shape[0], estimate.persons, timings)
-
-    @asynccontextmanager
-    async def _room(self, pixels: int) -> AsyncIterator[None]:
-        """Memory for a decoded image, waited for."""
-        while self._free_pixels < pixels:
-            self._pixels_freed.clear()
-            await self._pixels_freed.wait()
-        self._free_pixels -= pixels
-        try:
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded when its block takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
             yield
-        finally:
-            self._free_pixels += pixels
-            self._pixels_freed.set()
+    except TimeoutError:
+        raise DeadlineExceeded(f"no answer within {seconds:.3g} s") from None
+
+
+def _poses(done: Done, arrived: float) -> Poses:
+    """What was found in an image that arrived at a moment of `perf_counter` and is answered now."""
+    estimate = done.estimate
+    posing = done.decoded + estimate.detect
+    stage_spans(
+        queue=(arrived, done.begun),
+        decode=(done.begun, done.decoded),
+        detect=(done.decoded, posing),
+        pose=(posing, posing + estimate.pose),
+    )
+    timings = Timings(
+        decode=round(done.decoded - done.begun, 6),
+        queue=round(done.begun - arrived, 6),
+        detect=round(estimate.detect, 6),
+        pose=round(estimate.pose, 6),
+        other=0,
+    )
+    return Poses(done.width, done.height, estimate.persons, timings.of(perf_counter() - arrived))
 
 
 async def _every(work: Iterable[Awaitable[T]]) -> list[T]:

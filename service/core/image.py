@@ -1,4 +1,4 @@
-"""Bytes become an image: formats, limits, orientation."""
+"""Decodes image files: formats, limits, orientation."""
 
 import re
 import struct
@@ -12,20 +12,21 @@ from service.core.metadata import exif_orientation, png_without_metadata, webp_w
 from service.errors import ImageTooLarge, InvalidImage
 from service.types import Image, Picture, RawImage
 
-MAX_SIDE = 32_766  # OpenCV warps no image with a longer side
-_MAX_SCANS = 64  # a progressive JPEG of many scans takes minutes to decode
-_MAX_SEGMENTS = 1024  # cameras write some dozens; a file of empty ones would take seconds to walk
+MAX_SIDE = 32_766  # OpenCV cannot warp an image with a longer side
+_MAX_SCANS = 64  # a progressive JPEG with many scans takes minutes to decode
+_MAX_SEGMENTS = 1024  # cameras write some dozens; walking a file of empty ones takes seconds
 _JPEG = b"\xff\xd8\xff"
 # none of these occurs in entropy-coded data; fill bytes FF may stand before a marker, and are not part of the
 # expression, which would take quadratic time on a run of them
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
 _SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_CLOCKWISE = {0: 1, 90: 6, 180: 3, 270: 8}  # EXIF orientations by degrees
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels as the header of a JPEG, PNG or WebP gives them; decodes no pixel.
+    """Width and height in pixels from the header of a JPEG, PNG or WebP; decodes no pixels.
 
     Raises InvalidImage; ImageTooLarge for more than `max_pixels` or a side over MAX_SIDE.
     """
@@ -43,25 +44,29 @@ def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
 
 
 def decode(data: Picture, rotate: int = 0) -> Image:
-    """The image (H, W, 3) BGR, upright by its EXIF orientation, then turned clockwise by `rotate` degrees.
+    """The image uint8 BGR (H, W, 3), turned by its EXIF orientation, then clockwise by `rotate` degrees.
 
     The first frame of an animation. Check it with `read_size` first. Raises InvalidImage.
     """
-    return turn(_decode(data), rotate)
+    return turn(_decode(data), _CLOCKWISE[rotate])
 
 
-def turn(image: Image, degrees: int) -> Image:
-    """The image (H, W, 3) turned clockwise by a multiple of 90 degrees, contiguous."""
-    return np.ascontiguousarray(np.rot90(image, -degrees // 90))
+def turn(image: Image, orientation: int) -> Image:
+    """The image (H, W, 3), rotated and mirrored by an EXIF orientation, 1 to 8; contiguous."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def _decode(data: Picture) -> Image:
-    """The image upright by its EXIF orientation."""
+    """The image (H, W, 3), turned by its EXIF orientation."""
     if isinstance(data, RawImage):
         pixels = np.frombuffer(data.data, np.uint8).reshape(data.height, data.width, 3)
         return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
     if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
-        return _upright(image, _jpeg_orientation(data))
+        return turn(image, _jpeg_orientation(data))
     pixels_only, orientation = _without_metadata(data)
     try:
         decoded = cv2.imdecode(np.frombuffer(pixels_only, np.uint8), cv2.IMREAD_COLOR)
@@ -69,11 +74,11 @@ def _decode(data: Picture) -> Image:
         raise InvalidImage("the image cannot be decoded") from error
     if decoded is None:
         raise InvalidImage("the image cannot be decoded: it is damaged or truncated")
-    return _upright(np.asarray(decoded, np.uint8), orientation)
+    return turn(np.asarray(decoded, np.uint8), orientation)
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, int]:
-    """What is left for the decoder to read, and the orientation that it does not see."""
+    """The file without metadata, for the decoder, and its orientation."""
     if data.startswith(_PNG):
         return png_without_metadata(data)
     if data.startswith(b"RIFF"):
@@ -90,7 +95,7 @@ def _raw_size(raw: RawImage) -> tuple[int, int]:
 
 
 def _header(data: bytes) -> tuple[int, int]:
-    """Width and height; ValueError, KeyError or struct.error where the header is damaged."""
+    """Width and height. Raises ValueError, KeyError or struct.error if the header is damaged."""
     if not data:
         raise InvalidImage("the image is empty")
     if data.startswith(_JPEG):
@@ -113,7 +118,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _scans(data: bytes) -> int:
-    """Scans of a progressive JPEG; of any other at most 1, as those have no more than components."""
+    """Number of scans of a progressive JPEG, else at most 1: others have no more scans than components."""
     progressive, scans = False, 0
     for marker, _ in _jpeg_segments(data):
         progressive |= marker == _SOF2
@@ -126,7 +131,7 @@ def _scans(data: bytes) -> int:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and content of each segment up to the end of the image (ITU T.81, annex B).
 
-    Raises ImageTooLarge behind _MAX_SEGMENTS of them.
+    Raises ImageTooLarge after _MAX_SEGMENTS segments.
     """
     position = len(_JPEG) - 1
     for _ in range(_MAX_SEGMENTS):
@@ -139,16 +144,16 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
-    """The first marker at or behind a position."""
+    """The first marker at or after a position."""
     for start in range(position, len(data), _WINDOW):
-        # a marker that begins in the window may end one byte behind it
+        # a marker that begins in the window may end one byte after it
         if found := _JPEG_MARKER.search(data, start, start + _WINDOW + 1):
             return found
     return None
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or it is damaged."""
+    """EXIF orientation, 1 to 8; 1 if it is missing or damaged."""
     for marker, content in _jpeg_segments(data):
         if marker == _SOS:
             break
@@ -173,26 +178,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes) -> Image | None:
-    """The pixels as stored; None for a JPEG in colours that simplejpeg does not convert (CMYK)."""
+    """The pixels as stored; None for a JPEG with colours that simplejpeg cannot convert (CMYK)."""
     *_, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     if colorspace in ("CMYK", "YCCK"):
         return None
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR"))
     except ValueError as error:
-        # cameras write harmless oddities, such as stray bytes between segments; only missing data is fatal
+        # cameras write stray bytes between segments, which is harmless; only missing data is an error
         if "end of JPEG file" in str(error):
             raise InvalidImage("the image is truncated") from error
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", strict=False))
     except ValueError as error:
         raise InvalidImage("the image cannot be decoded: it is damaged") from error
-
-
-def _upright(image: Image, orientation: int) -> Image:
-    """The image turned and mirrored as its EXIF orientation asks."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(image[::rows, ::columns])

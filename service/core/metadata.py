@@ -1,7 +1,7 @@
-"""What surrounds the pixels in an image file, the orientation among it.
+"""Metadata of image files: removed before decoding, except the orientation.
 
-A decoder reads texts, colour profiles and EXIF data before the pixels. Some kilobytes of them can cost it
-gigabytes of memory, or time quadratic in their length, so it gets files without them.
+A decoder reads texts, colour profiles and EXIF data before the pixels. Some kilobytes of them can take
+gigabytes of memory, or time quadratic in their length, so the decoder gets files without them.
 """
 
 import struct
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from service.errors import ImageTooLarge
 
-_MAX_CHUNKS = (
-    2**16
-)  # encoders write pixels in chunks of 8 kB; a file of empty ones would take seconds to walk
+_MAX_CHUNKS = 2**16  # encoders write pixels in chunks of 8 kB; walking a file of empty chunks takes seconds
 _PNG_HEAD, _RIFF_HEAD = 8, 12  # bytes before the first chunk
 _WEBP_PIXELS = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"))
 _EXIF = b"Exif\0\0"
@@ -20,7 +18,7 @@ _EXIF = b"Exif\0\0"
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A named part of a file: where it starts and ends, head and checksum included; its content."""
+    """A named part of a file: its start and end, including head and checksum, and its content."""
 
     name: bytes
     start: int
@@ -29,9 +27,9 @@ class _Chunk:
 
 
 def png_without_metadata(data: bytes) -> tuple[bytes, int]:
-    """A PNG with its critical chunks and transparency alone, and its EXIF orientation.
+    """A PNG with only its critical chunks and transparency, and its EXIF orientation.
 
-    Without the chunks of an animation it shows the first frame. Raises ImageTooLarge for too many chunks.
+    An animation becomes its first frame. Raises ImageTooLarge for too many chunks.
     """
     kept, orientation = [data[:_PNG_HEAD]], 1
     for chunk in _chunks(data, ">I4s", _PNG_HEAD):
@@ -43,21 +41,21 @@ def png_without_metadata(data: bytes) -> tuple[bytes, int]:
 
 
 def webp_without_metadata(data: bytes) -> tuple[bytes, int]:
-    """A WebP with its pictures alone, and its EXIF orientation. Raises ImageTooLarge for too many chunks."""
+    """A WebP with only its images, and its EXIF orientation. Raises ImageTooLarge for too many chunks."""
     kept, orientation = [data[8:_RIFF_HEAD]], 1
     (size,) = struct.unpack_from("<I", data, 4)
     for chunk in _chunks(data, "<4sI", _RIFF_HEAD):
         if chunk.name in _WEBP_PIXELS:
             kept.append(data[chunk.start : chunk.end])
         else:
-            size -= chunk.end - chunk.start  # not counted anew: a truncated file stays one
+            size -= chunk.end - chunk.start  # not corrected: a truncated file stays truncated
             if chunk.name == b"EXIF":
                 orientation = exif_orientation(chunk.content)
     return b"".join((data[:4], struct.pack("<I", max(0, size)), *kept)), orientation
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Tag 0x0112 of the first directory (TIFF 6.0), 1 to 8; 1 where it is missing or damaged."""
+    """Tag 0x0112 of the first directory (TIFF 6.0), 1 to 8; 1 if it is missing or damaged."""
     tiff = exif.removeprefix(_EXIF)
     order = "<" if tiff[:2] == b"II" else ">"
     try:
@@ -73,7 +71,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _chunks(data: bytes, head: str, position: int) -> Iterator[_Chunk]:
-    """The chunks of a PNG (head `>I4s`, a checksum behind) or of a RIFF file (`<4sI`, padded to even)."""
+    """The chunks of a PNG (head `>I4s`, with a checksum) or of a RIFF file (head `<4sI`, padded to even)."""
     for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
             return

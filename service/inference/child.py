@@ -1,4 +1,4 @@
-"""The pipeline in a child process: what kills it there leaves the service alive."""
+"""The pipeline in a child process, so that a crash of the networks does not end the service."""
 
 import os
 import pickle
@@ -9,46 +9,53 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from threading import Lock, Thread, Timer
+from threading import Condition, Lock, Thread
+from time import monotonic
 from typing import Any
 
 from service.errors import ArtefactError, WorkerLost
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Runtime
-from service.types import Estimate, Frame, Models
+from service.types import Estimate, Frame
 
 _ROOT = Path(__file__).parents[2]
-_START_S = 300  # for the networks to be opened, and optimised where the runtime does that
+_START_S = 300  # time limit for loading and optimising the networks
+_MOST_RUNS = 1024  # parallel runs; the parent has far fewer runners
+_LOOK_S = 0.2  # interval of the check for overdue answers
 
 
 class ProcessPipeline:
-    """As Pipeline, with the work done by a child that ends with this process, whatever ends it."""
+    """Like Pipeline, but runs in a child process. The child ends when this process ends, for any reason."""
 
     def __init__(self, weights: Path, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
-        """timeout_s: for a batch; a child that takes longer is killed. Raises ArtefactError."""
-        self._weights, self._threads, self._runtime = weights, threads, runtime
-        self._timeout_s = timeout_s
-        self._busy = Lock()
-        self._copies = TemporaryDirectory(prefix="pose-")  # a restart has the same networks, whatever comes
+        """timeout_s: of a run; a child that takes longer is killed. Raises ArtefactError."""
+        self._threads, self._runtime, self._timeout_s = threads, runtime, timeout_s
+        self._copies = TemporaryDirectory(
+            prefix="pose-"
+        )  # a restart loads the same networks even if the files have changed
         try:
             for path in weights.glob("*.*"):
                 if path.stem in ("pose", "detector"):
                     shutil.copy(path, self._copies.name)
             self._start()
+        except ArtefactError as error:
+            self._copies.cleanup()
+            raise ArtefactError(str(error).replace(self._copies.name, str(weights))) from error
         except BaseException as error:
             self._copies.cleanup()
             if isinstance(error, WorkerLost):
                 raise ArtefactError(f"{weights}: {error.__cause__}") from error
             raise
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """See Pipeline. Raises WorkerLost, and RuntimeError with the child's traceback."""
-        with self._busy:
-            answer = self._ask(frames, self._timeout_s)
+    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+        """See Pipeline. Raises WorkerLost, or RuntimeError with the child's traceback."""
+        answer = self._child.ask((frames, alone), self._timeout_s)
         if isinstance(answer, str):
             raise RuntimeError(answer)
         estimates: list[Estimate] = answer
@@ -56,62 +63,120 @@ class ProcessPipeline:
 
     def alive(self) -> bool:
         """Whether the child runs."""
-        return self._child.poll() is None
+        return self._child.alive()
 
     def restart(self) -> None:
-        """A new child with the networks of the old. Raises WorkerLost."""
-        with self._busy:
-            self._end()
-            self._start()
+        """Start a new child with the same networks. Raises WorkerLost."""
+        self._child.end()
+        self._start()
 
     def close(self) -> None:
-        """End the child once its batch is done."""
-        with self._busy:
-            self._end()
-            self._copies.cleanup()
+        """End the child after it has answered all requests."""
+        self._child.finish()
+        self._child.end()
+        self._copies.cleanup()
 
     def _start(self) -> None:
+        self._child = _Child()
+        try:
+            answer = self._child.ask((self._copies.name, self._threads, self._runtime), _START_S)
+            if isinstance(answer, str):
+                raise ArtefactError(answer)
+        except BaseException:
+            self._child.end()
+            raise
+        self.models, self.batches = answer
+
+
+class _Child:
+    """A child process and its pending requests; several threads may call `ask` at the same time."""
+
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._child = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "service.inference.child", str(theirs.fileno())],
                 cwd=_ROOT,
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # a Ctrl-C is for the parent, which drains
+                process_group=0,  # Ctrl-C must reach only the parent, which drains
             )
         self._link = Connection(ours.detach())
-        try:
-            answer = self._ask((self._copies.name, self._threads, self._runtime), _START_S)
-            if isinstance(answer, str):
-                raise ArtefactError(answer.replace(self._copies.name, str(self._weights)))
-        except BaseException:
-            self._end()
-            raise
-        self.models: Models = answer
+        self._sending = Lock()
+        self._changed = Condition()
+        self._numbers = count()
+        self._asked: dict[int, tuple[Future[Any], float]] = {}  # with the deadline of each
+        self._ended = False  # accepts no further requests
+        self._reader = Thread(target=self._read, name="child", daemon=True)
+        self._reader.start()
 
-    def _ask(self, question: object, timeout_s: float) -> Any:
-        """The child's answer. Raises WorkerLost when it ends first, or is killed for taking too long."""
-        watchdog = Timer(timeout_s, self._child.kill)
-        watchdog.start()
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def ask(self, question: object, timeout_s: float) -> Any:
+        """The child's answer. Raises WorkerLost when the child ends first or is killed after `timeout_s`."""
+        future = Future[Any]()
+        with self._changed:
+            if self._ended:
+                raise WorkerLost
+            number = next(self._numbers)
+            self._asked[number] = future, monotonic() + timeout_s
         try:
-            _send(self._link, question)
-            return _receive(self._link)
+            with self._sending:
+                _send(self._link, (number, question))
+        except OSError:
+            self.process.kill()  # the reader sees its end
+        return future.result()
+
+    def finish(self) -> None:
+        """Wait until all requests are answered; further ones raise WorkerLost."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._asked)
+            self._ended = True
+
+    def end(self) -> None:
+        """Kill the process; it has no state that needs a clean shutdown."""
+        self.process.kill()
+        self._reader.join()
+
+    def _read(self) -> None:
+        """Deliver the answers until the process ends; kill the process when an answer is overdue."""
+        try:
+            while True:
+                while not self._link.poll(_LOOK_S):
+                    self._kill_if_overdue()
+                self._kill_if_overdue()
+                number, answer = _receive(self._link)
+                with self._changed:
+                    future, _ = self._asked.pop(number)
+                    self._changed.notify_all()
+                future.set_result(answer)
         except (EOFError, OSError) as error:
-            self._child.kill()
-            raise WorkerLost from RuntimeError(
-                f"the worker process ended with {self._child.wait()}: {error!r}"
-            )
-        finally:
-            watchdog.cancel()
+            self._lose(error)
 
-    def _end(self) -> None:
+    def _kill_if_overdue(self) -> None:
+        with self._changed:
+            _, due = next(iter(self._asked.values()), (None, None))  # the oldest request
+        if due is not None and monotonic() > due:
+            self.process.kill()
+
+    def _lose(self, error: Exception) -> None:
+        self.process.kill()
+        cause = RuntimeError(f"the worker process ended with {self.process.wait()}: {error!r}")
+        with self._changed:
+            self._ended = True
+            lost = [future for future, _ in self._asked.values()]
+            self._asked.clear()
+            self._changed.notify_all()
         self._link.close()
-        self._child.kill()  # it holds nothing that needs an orderly end
-        self._child.wait()
+        for future in lost:
+            loss = WorkerLost()
+            loss.__cause__ = cause
+            future.set_exception(loss)
 
 
 def _send(link: Connection, message: object) -> None:
-    """Pixels go as they lie in memory, beside the pickle of the rest."""
+    """Pixels are sent out of band, without a copy into the pickle."""
     buffers: list[pickle.PickleBuffer] = []
     link.send((pickle.dumps(message, 5, buffer_callback=buffers.append), len(buffers)))
     for buffer in buffers:
@@ -123,40 +188,40 @@ def _receive(link: Connection) -> Any:
     return pickle.loads(data, buffers=[link.recv_bytes() for _ in range(count)])
 
 
-def _read(link: Connection, questions: SimpleQueue[Any]) -> None:
-    """Ends the child when the other end is closed, even in mid-batch."""
-    try:
-        while True:
-            questions.put(_receive(link))
-    except (EOFError, OSError):
-        os._exit(0)
-
-
 def _main() -> None:
-    """The child: networks to open, answered by their names; then frames, answered by persons.
+    """The child process: it loads the networks, answers with their names, then answers frames with persons.
 
-    A failure is answered by its text; what may have left the process unsound ends it.
+    It answers an error with its text. An error that may have corrupted the process, and the end of the
+    parent, end the child.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # those who stop every process at once cut no batch
+    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to all processes must not interrupt a run
         signal.signal(number, signal.SIG_IGN)
-    link, questions = Connection(int(sys.argv[1])), SimpleQueue[Any]()
-    Thread(target=_read, args=(link, questions), daemon=True).start()
-    folder, threads, runtime = questions.get()
-    try:
-        pipeline = open_pipeline(Path(folder), threads=threads, runtime=runtime)
-    except ArtefactError as error:
-        _send(link, str(error))
-        return
-    _send(link, pipeline.models)
-    while True:
-        frames = questions.get()
+    link, sending = Connection(int(sys.argv[1])), Lock()
+
+    def answer(ident: int, frames: Sequence[Frame], alone: bool) -> None:
         try:
-            answer: object = pipeline.run(frames)
-        except MemoryError:
-            raise
-        except Exception:
-            answer = traceback.format_exc()
-        _send(link, answer)
+            found: object = pipeline.run(frames, alone=alone)
+        except BaseException as error:
+            if not isinstance(error, Exception) or isinstance(error, MemoryError):
+                traceback.print_exc()
+                os._exit(1)
+            found = traceback.format_exc()
+        with suppress(OSError), sending:  # the loop below notices the end of the parent
+            _send(link, (ident, found))
+
+    try:
+        ident, (folder, threads, runtime) = _receive(link)
+        try:
+            pipeline = open_pipeline(Path(folder), threads=threads, runtime=runtime)
+        except ArtefactError as error:
+            return _send(link, (ident, str(error)))
+        _send(link, (ident, (pipeline.models, pipeline.batches)))
+        pool = ThreadPoolExecutor(_MOST_RUNS)
+        while True:
+            ident, (frames, alone) = _receive(link)
+            pool.submit(answer, ident, frames, alone)
+    except (EOFError, OSError):
+        os._exit(0)  # even during a run
 
 
 if __name__ == "__main__":

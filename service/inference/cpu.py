@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 def available_cpus(root: Path = Path("/")) -> int:
-    """Whole processors, at least 1, that affinity and the cgroup quota (v1 and v2) leave this process.
+    """Whole processors, at least 1, that the affinity and the cgroup quota (v1 and v2) allow.
 
-    root: where `proc` and `sys` are mounted.
+    root: the folder in which `proc` and `sys` are mounted.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([affinity, *_quotas(root)])))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """CPU quotas, in processors, of this process's cgroups and all above them."""
+    """CPU quotas, in processors, of the cgroups of this process and their ancestors."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":

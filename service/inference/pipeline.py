@@ -1,68 +1,98 @@
-"""From decoded frames to persons; synchronous, and usable without a server."""
+"""From decoded frames to persons: synchronous, without a server."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from service.inference.detector import Detector
-from service.inference.pose import PoseEstimator
-from service.inference.runtime import Runtime, Session, model_of, open_session
-from service.types import Estimate, Frame, Models, Options
+from model.artefact import DetectorMetadata, Metadata, PoseMetadata
+from model.topdown import Detector, PoseEstimator
+from service.inference.persons import find_boxes, find_persons
+from service.inference.runtime import Runtime, Session, open_session
+from service.types import Estimate, Frame, Model, Models, Options
+
+
+class Networks:
+    """Runs the detector, then LGM-Pose on each box."""
+
+    def __init__(self, detector: Session, pose: Session) -> None:
+        metadata = DetectorMetadata.read(detector.metadata)
+        if detector.batches:  # images of one size run together, and a GPU plans its work for each size
+            metadata = replace(metadata, input_step=0)
+        self._detector = Detector(detector.run, metadata)
+        self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
+        self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
+        self.batches = detector.batches and pose.batches
+
+    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
+        """The persons of each frame. A frame has the same result alone and in a batch."""
+        start = perf_counter()
+        detected = find_boxes(self._detector, frames)
+        between = perf_counter()
+        images, boxes = [frame.image for frame in frames], [each.boxes for each in detected]
+        keypoints = self._pose.estimate(images, boxes)
+        persons = [find_persons(*each) for each in zip(frames, detected, keypoints, strict=True)]
+        end = perf_counter()
+        return [
+            Estimate(each, crops=len(boxes), detect=between - start, pose=end - between)
+            for each, boxes in zip(persons, boxes, strict=True)
+        ]
 
 
 class Pipeline:
-    """The detector, then LGM-Pose on each box.
+    """The networks, for calls from one thread or from several threads at the same time."""
 
-    On processors the frames of a batch run side by side, each from start to end on a thread of its own; fewer
-    frames than threads are worked on by all of them.
-    """
+    def __init__(self, alone: Networks, parallel: Networks) -> None:
+        """alone: uses all processors. parallel: the same networks on one thread, for parallel calls."""
+        self._alone, self._parallel = alone, parallel
 
-    def __init__(self, detector: Session, pose: Session, *, threads: int = 1) -> None:
-        """threads: that the sessions run on."""
-        self._detector, self._pose = Detector(detector), PoseEstimator(pose)
-        self.models = Models(pose=model_of(pose), detector=model_of(detector))
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
-        if detector.single is not detector and pose.single is not pose:
-            self._single = Pipeline(detector.single, pose.single)
-            self._pool = ThreadPoolExecutor(threads, "frames")
+    @property
+    def models(self) -> Models:
+        """The loaded networks."""
+        return self._alone.models
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame, the same as if it were alone."""
-        if self._pool is None or len(frames) < self._threads:
-            return self._together(frames)
-        return [estimate for (estimate,) in self._pool.map(lambda frame: self._single.run([frame]), frames)]
+    @property
+    def batches(self) -> bool:
+        """Whether batches are faster than parallel calls, as on a GPU."""
+        return self._alone.batches
 
-    def _together(self, frames: Sequence[Frame]) -> list[Estimate]:
-        start = perf_counter()
-        detected = self._detector.detect(frames)
-        between = perf_counter()
-        persons = self._pose.estimate(frames, detected)
-        end = perf_counter()
-        return [
-            Estimate(each, crops=len(boxes.boxes), detect=between - start, pose=end - between)
-            for each, boxes in zip(persons, detected, strict=True)
-        ]
+    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+        """The persons of each frame. A frame has the same result alone and in a batch.
+
+        alone: no other call is running, so this one may use all processors.
+        """
+        return (self._alone if alone else self._parallel).run(frames)
 
     def alive(self) -> bool:
-        """It is as long as this process is."""
+        """Always true: it lives as long as this process."""
         return True
 
     def restart(self) -> None:
-        """The networks are still in memory: see that they run. Raises what a run raises."""
+        """Check that the networks, which are still in memory, run. Raises what a run raises."""
         self.run([Frame(np.zeros((64, 64, 3), np.uint8), Options())])
 
     def close(self) -> None:
-        """Nothing needs an end; the memory is given back with the object."""
+        """Does nothing: the memory is released with the object."""
+
+
+def _model(metadata: Metadata) -> Model:
+    """Name and version of a network."""
+    return Model(metadata.name, metadata.version, metadata.commit)
 
 
 def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
-    """The pipeline of `detector.onnx` and `pose.onnx` in a folder. Raises ArtefactError."""
-    return Pipeline(
+    """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or on `threads` CPU threads.
+
+    Raises ArtefactError.
+    """
+    alone = _open(weights, threads, runtime)
+    return Pipeline(alone, alone if alone.batches or threads == 1 else _open(weights, 1, runtime))
+
+
+def _open(weights: Path, threads: int, runtime: Runtime) -> Networks:
+    return Networks(
         detector=open_session(weights / "detector.onnx", "detector", threads=threads, runtime=runtime),
         pose=open_session(weights / "pose.onnx", "pose", threads=threads, runtime=runtime),
-        threads=threads,
     )

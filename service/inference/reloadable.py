@@ -1,4 +1,4 @@
-"""The pipeline that answers now, and how another takes its place."""
+"""The current pipeline, and its replacement while the service runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,68 +15,82 @@ _DONE, _REFUSED = MODEL_RELOADS.labels("done"), MODEL_RELOADS.labels("refused")
 
 
 class AnyPipeline(Protocol):
-    """A pipeline of this process or of a child."""
+    """A pipeline in this process or in a child process."""
 
     @property
     def models(self) -> Models:
-        """The networks that it runs."""
+        """The loaded networks."""
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame. Raises WorkerLost when it can run no more."""
+    @property
+    def batches(self) -> bool:
+        """Whether batches are faster than parallel calls, as on a GPU."""
+
+    def run(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+        """The persons of each frame. Raises WorkerLost when the pipeline can no longer run.
+
+        alone: no other call is running, so this one may use all processors.
+        """
 
     def alive(self) -> bool:
         """Whether it can run."""
 
     def restart(self) -> None:
-        """Make it run again, with the same networks. Raises whatever is in the way."""
+        """Restart it with the same networks. Raises an exception if that fails."""
 
     def close(self) -> None:
-        """End it, once its batch is done."""
+        """End it after the running calls."""
 
 
 class Worker:
-    """Runs frames by the networks of the files as they were when last found good."""
+    """Runs inference with the most recently loaded valid networks."""
 
     def __init__(self, open_pipeline: Callable[[], AnyPipeline]) -> None:
-        """open_pipeline: opens and tries out the files of now. Raises what it raises."""
+        """open_pipeline: loads and tests the current files. Raises what it raises."""
         self._open = open_pipeline
         self._changing, self._reloading = Lock(), Lock()
         self._pipeline = open_pipeline()
         self._publish()
 
     def models(self) -> Models:
-        """The networks that answer."""
+        """The loaded networks."""
         return self._pipeline.models
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
-        """The persons of each frame. Raises WorkerLost."""
+    @property
+    def batches(self) -> bool:
+        """Whether batches are faster than parallel calls, as on a GPU."""
+        return self._pipeline.batches
+
+    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+        """The persons of each frame; `alone` as in AnyPipeline. Raises WorkerLost."""
         pipeline = self._pipeline
         try:
-            estimates = pipeline.run(frames)
+            estimates = pipeline.run(frames, alone=alone)
         except WorkerLost:
             if pipeline is self._pipeline:
                 raise
-            return self.run(frames)  # another had just taken its place
+            return self.run(frames, alone=alone)  # it was just replaced by a reload
         BATCH_CROPS.observe(sum(each.crops for each in estimates))
         return estimates
 
     def alive(self) -> bool:
         """Whether it can run."""
-        return self._pipeline.alive()
+        pipeline = self._pipeline
+        # a pipeline that ended because a reload replaced it is not a loss
+        return pipeline.alive() or pipeline is not self._pipeline
 
     def restart(self) -> None:
-        """Run again after a loss. Raises whatever is in the way."""
+        """Restart after a loss. Raises an exception if that fails."""
         with self._changing:
             self._pipeline.restart()
 
     def reload(self) -> None:
-        """The files of now, from the next batch on; where they are not good, all stays as it is."""
+        """Load the current files for all further calls; keep the old networks if the files are invalid."""
         with self._reloading:
             try:
                 new = self._open()
             except Exception as error:
                 _REFUSED.inc()
-                logger.error("networks refused", extra={"reason": str(error)})
+                logger.error("networks rejected", extra={"reason": str(error)})
                 return
             with self._changing:
                 old, self._pipeline = self._pipeline, new

@@ -5,12 +5,12 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from grpc import StatusCode
 
-from service.errors import InferenceFailed, PoseError
+from service.errors import Abandoned, InferenceFailed, PoseError
 from service.observability.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
 from service.observability.tracing import describe_span, request_span
 from service.security.caller import CALLER
@@ -18,17 +18,28 @@ from service.types import Poses
 
 logger = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_STAGES = ("decode", "queue", "detect", "pose")
+_STAGES = ("decode", "queue", "detect", "pose", "other")
 _OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
 @dataclass(slots=True)
 class Access:
-    """A request under way; whoever answers it fills in the status and what was found."""
+    """A request under way, with its status and what was found.
+
+    since: when its input was complete, or before that when it began, in seconds of `perf_counter`. receive:
+    the seconds in which its input arrived, which its latency does not count.
+    """
 
     request_id: str
     code: str
     poses: Sequence[Poses] = ()
+    since: float = field(default_factory=perf_counter)
+    receive: float | None = None
+
+    def receipt_ended(self) -> None:
+        """The input is complete: the latency counts from now on."""
+        now = perf_counter()
+        self.receive, self.since = (self.receive or 0) + now - self.since, now
 
 
 def request_id(given: str | None) -> str:
@@ -43,26 +54,32 @@ def named_caller() -> dict[str, str]:
 
 
 @contextmanager
-def observed(api: str, ident: str, *, code: str, level: int = logging.INFO) -> Iterator[Access]:
-    """Measures, counts and logs a request; `code` holds unless the answer sets another."""
-    access = Access(ident, code)
-    start = perf_counter()
+def observed(
+    api: str, ident: str, *, code: str, level: int = logging.INFO, since: float | None = None
+) -> Iterator[Access]:
+    """Measures, counts and logs a request; `code` holds unless the answer sets another.
+
+    since: when it began, in seconds of `perf_counter`; now unless given.
+    """
+    access = Access(ident, code) if since is None else Access(ident, code, since=since)
     IN_FLIGHT.labels(api).inc()
-    with request_span(api) as trace_id:
+    with request_span(api, access.since) as trace_id:
         try:
             yield access
         finally:
             IN_FLIGHT.labels(api).dec()
-            _record(api, access, perf_counter() - start, level, trace_id)
+            _record(api, access, perf_counter() - access.since, level, trace_id)
 
 
 @contextmanager
-def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterator[Access]:
+def observed_call(
+    api: str, ident: str, *, level: int = logging.INFO, since: float | None = None
+) -> Iterator[Access]:
     """As `observed`, for work whose outcome goes by the names of gRPC's codes.
 
     Raises PoseError and nothing else: what nobody foresaw is logged and becomes InferenceFailed.
     """
-    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level) as access:
+    with observed(api, ident, code=StatusCode.CANCELLED.name, level=level, since=since) as access:
         try:
             yield access
         except PoseError as error:
@@ -75,6 +92,26 @@ def observed_call(api: str, ident: str, *, level: int = logging.INFO) -> Iterato
         access.code = StatusCode.OK.name
 
 
+@dataclass(slots=True)
+class Opening:
+    """A stream that is about to begin. done: its frames are recorded from now on."""
+
+    done: bool = False
+
+
+@contextmanager
+def observed_opening(api: str, ident: str) -> Iterator[Opening]:
+    """Records the failure of a stream that does not begin, unless its client left. Lets exceptions pass."""
+    opening = Opening()
+    try:
+        yield opening
+    except PoseError as error:
+        if not (opening.done or isinstance(error, Abandoned)):
+            with observed(api, ident, code=error.grpc_status.name):
+                pass
+        raise
+
+
 def _record(api: str, access: Access, seconds: float, level: int, trace_id: str) -> None:
     REQUESTS.labels(api, access.code).inc()
     REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
@@ -85,6 +122,8 @@ def _record(api: str, access: Access, seconds: float, level: int, trace_id: str)
     for stage, values in stages.items():
         for value in values:
             STAGE_SECONDS.labels(stage).observe(value)
+    if access.receive is not None:
+        STAGE_SECONDS.labels("receive").observe(access.receive)
     ours = access.code.startswith("5") or access.code in _OUR_FAULTS
     describe_span(failed=ours, request_id=access.request_id, code=access.code, persons=persons)
     logger.log(
@@ -99,6 +138,7 @@ def _record(api: str, access: Access, seconds: float, level: int, trace_id: str)
             "seconds": round(seconds, 6),
             "images": len(access.poses),
             "persons": persons,
+            **({} if access.receive is None else {"receive": round(access.receive, 6)}),
             **{stage: max(values) for stage, values in stages.items() if values},
         },
     )

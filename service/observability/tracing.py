@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 TRACEPARENT = "traceparent"  # a header of HTTP, metadata of gRPC
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_EPOCH_NS = time_ns() - perf_counter_ns()  # one for all spans, so that they keep their order
 _trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _tracer: "Tracer | None" = None
 
@@ -58,14 +59,18 @@ def join_trace(traceparent: str | None) -> None:
 
 
 @contextmanager
-def request_span(name: str) -> Iterator[str]:
-    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits."""
+def request_span(name: str, since: float) -> Iterator[str]:
+    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits.
+
+    since: when it began, in seconds of `perf_counter`.
+    """
     if _tracer is None:
         yield _trace_id.get() or uuid4().hex
         return
     from opentelemetry.trace import SpanKind
 
-    with _tracer.start_as_current_span(name, kind=SpanKind.SERVER) as span:
+    start = _epoch_ns(since)
+    with _tracer.start_as_current_span(name, kind=SpanKind.SERVER, start_time=start) as span:
         yield f"{span.get_span_context().trace_id:032x}"
 
 
@@ -85,7 +90,10 @@ def stage_spans(**stages: tuple[float, float]) -> None:
     """A span for each stage of an image: its start and end, in seconds of `perf_counter`."""
     if _tracer is None:
         return
-    ahead = time_ns() - perf_counter_ns()
     for name, (start, end) in stages.items():
-        span = _tracer.start_span(name, start_time=ahead + int(start * 1e9))
-        span.end(ahead + int(end * 1e9))
+        _tracer.start_span(name, start_time=_epoch_ns(start)).end(_epoch_ns(end))
+
+
+def _epoch_ns(moment: float) -> int:
+    """Nanoseconds since the epoch of a moment in seconds of `perf_counter`."""
+    return _EPOCH_NS + int(moment * 1e9)

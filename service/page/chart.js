@@ -1,6 +1,6 @@
 /** A bar for each answer, cut by stage: where the time went. */
 
-const STAGES = ["network", "wait", "decode", "queue", "detect", "pose"]; // from the bottom
+const STAGES = ["network", "wait", "queue", "decode", "detect", "pose", "other"]; // from the bottom
 const BARS = 60, WIDTH = 300, HEIGHT = 90, STEP = WIDTH / BARS; // in the units of the SVG
 const SVG = "http://www.w3.org/2000/svg";
 const FIGURES_MS = 500; // the figures change no faster than they can be read
@@ -37,7 +37,8 @@ export class Chart {
     this.#rate.textContent = "";
   }
 
-  /** An answer: its timings, the seconds from sending to receiving, and those behind the frame before it. */
+  /** An answer: its timings, the seconds from sending to receiving, and those behind the frame before it.
+   *  The timings add up to the time in the service, so `network` is the transfer of request and answer. */
   add(timings, total, wait = 0) {
     const answer = { ...timings, wait, network: 0, came: performance.now() };
     answer.network = Math.max(0, total - sumOf(answer));

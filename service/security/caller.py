@@ -1,4 +1,4 @@
-"""Who asks, and how much of its rate is left."""
+"""The client of a request, and its rate limit."""
 
 import asyncio
 from contextvars import ContextVar
@@ -7,14 +7,15 @@ from time import monotonic
 
 from service.errors import RateLimited
 
-_BURST_S = 2  # what a caller has not used of its rate is kept for so long
+_BURST_S = 2  # seconds for which unused rate accumulates
 
 
 class Caller:
-    """The holder of a key. name: of the key, for the log.
+    """The holder of a key.
 
-    per_second: requests, images and frames together, 0 for any number. It is a token bucket that may be owed
-    to: what has begun is not stopped, the next request pays for it.
+    name: name of the key, for the log. per_second: limit of requests, images and frames together; 0 for no
+    limit. The limit is a token bucket that may become negative: work that has begun is not stopped, later
+    requests wait or are refused instead.
     """
 
     def __init__(self, name: str, per_second: float) -> None:
@@ -23,22 +24,22 @@ class Caller:
         self._burst = max(1.0, per_second * _BURST_S)
         self._tokens, self._counted = self._burst, monotonic()
 
-    def charge(self) -> None:
-        """Pay for a request. Raises RateLimited."""
+    def try_acquire(self) -> None:
+        """Take a token for a request. Raises RateLimited when there is none."""
         self._count()
         if self._per_second and self._tokens < 1:
             raise RateLimited(
-                f"the key is good for {self._per_second:g} requests, images or frames a second",
+                f"the key allows {self._per_second:g} requests, images or frames a second",
                 retry_after_s=ceil((1 - self._tokens) / self._per_second),
             )
         self._tokens -= 1
 
-    def owe(self, count: int) -> None:
-        """Take on what turned out to be more than one."""
+    def debit(self, count: int) -> None:
+        """Take `count` further tokens, for a request with several images; never fails."""
         self._tokens -= count
 
-    async def turn(self) -> None:
-        """Pay for a frame, and wait until it is paid."""
+    async def wait_for_token(self) -> None:
+        """Take a token for a frame, and wait until it is available."""
         self._count()
         self._tokens -= 1
         if self._per_second and self._tokens < 0:
@@ -50,5 +51,5 @@ class Caller:
         self._tokens, self._counted = min(self._burst, self._tokens + earned), now
 
 
-# of the request, call or stream under way; nobody where the service asks for no key
+# the client of the current request, call or stream; None where no keys are configured
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)

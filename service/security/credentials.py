@@ -1,4 +1,4 @@
-"""The keys and certificates of the settings, read again when their files change."""
+"""The configured keys and certificates, reloaded when their files change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from service.security.tls import Tls
 
 
 class Security:
-    """keys: None where nobody is asked for one. tls: None where nothing is encrypted. Raises ConfigError."""
+    """keys: None if none are configured. tls: None if TLS is off. Raises ConfigError."""
 
     def __init__(self, settings: Settings) -> None:
         self._watches: list[tuple[Watch, Callable[[], None]]] = []
@@ -22,7 +22,7 @@ class Security:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """While open, files are read again when they change."""
+        """Reloads changed files while open."""
         tasks = [asyncio.create_task(watch.run(load)) for watch, load in self._watches]
         try:
             yield
@@ -36,7 +36,7 @@ class Security:
         if not given and file is None:
             if settings.rate_limit:
                 raise ConfigError(
-                    "POSE_RATE_LIMIT: rates are those of keys; set POSE_API_KEYS or POSE_API_KEYS_FILE"
+                    "POSE_RATE_LIMIT: a rate belongs to a key; set POSE_API_KEYS or POSE_API_KEYS_FILE"
                 )
             return None
         watch = Watch([file] if file else [])

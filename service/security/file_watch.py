@@ -1,4 +1,4 @@
-"""Files that are read again when they change."""
+"""Watches files and reloads them when they change."""
 
 import asyncio
 import logging
@@ -8,18 +8,18 @@ from pathlib import Path
 from service.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-_LOOK_EVERY_S = 1.0  # links are followed, which notices of the file system would not do
+_LOOK_EVERY_S = 1.0  # polling follows symbolic links, which file system events do not
 
 
 class Watch:
-    """Looks after files from the moment it is made, which is to be before they are read."""
+    """Detects changes since its creation; create it before reading the files."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
         self._seen = self._state()
 
     async def run(self, load: Callable[[], None]) -> None:
-        """Calls `load` after each change, for ever. What ConfigError tells is logged."""
+        """Calls `load` after each change, until cancelled. A ConfigError is logged."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if (state := self._state()) == self._seen:
@@ -29,7 +29,7 @@ class Watch:
             try:
                 load()
             except ConfigError as error:
-                logger.error("not reloaded, what was in force stays: %s", error, extra=about)
+                logger.error("not reloaded, the previous files stay in use: %s", error, extra=about)
             else:
                 logger.info("reloaded", extra=about)
 
@@ -38,7 +38,7 @@ class Watch:
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    """What differs when a file was written or replaced, None where there is none."""
+    """A value that changes when a file is written or replaced; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The keys that callers show: `key` or `name:key`, of the environment or of a file."""
+"""API keys: `key` or `name:key`, from the environment or from a file."""
 
 import hmac
 import re
@@ -10,14 +10,14 @@ from service.errors import ConfigError, Unauthenticated
 from service.security.caller import Caller
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")  # what every way of showing a key can carry
+_KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")  # characters that every way of sending a key can carry
 
 
 class Keys:
-    """The keys in force. A name may have several, so that one can replace another without haste.
+    """The valid keys. A name may have several keys, so that keys can be rotated.
 
-    given: keys, apart by commas. file: more of them, a line each; `load` reads it again. per_second: the
-    rate of each name, see Caller. Raises ConfigError.
+    given: comma-separated keys. file: further keys, one a line; `load` reads it again. per_second: the rate
+    limit of each name, see Caller. Raises ConfigError.
     """
 
     def __init__(self, given: str, file: Path | None, per_second: float) -> None:
@@ -26,7 +26,7 @@ class Keys:
         self.load()
 
     def load(self) -> None:
-        """Read the file. Raises ConfigError, and then the keys stay as they were."""
+        """Read the file. Raises ConfigError and then keeps the previous keys."""
         found = _parse("POSE_API_KEYS", self._given)
         if self._file is not None:
             try:
@@ -35,13 +35,13 @@ class Keys:
                 raise ConfigError(f"POSE_API_KEYS_FILE: {self._file} cannot be read: {error}") from None
             found |= _parse(f"POSE_API_KEYS_FILE: {self._file}", lines)
         if not found:
-            raise ConfigError("POSE_API_KEYS or POSE_API_KEYS_FILE: there is no key in it")
+            raise ConfigError("POSE_API_KEYS or POSE_API_KEYS_FILE: it has no keys")
         known = {caller.name: caller for caller in self._callers.values()}
         callers = {name: known.get(name) or Caller(name, self._per_second) for name in found.values()}
         self._callers = {digest: callers[name] for digest, name in found.items()}
 
     def caller(self, key: str | None) -> Caller:
-        """Whose key it is. Raises Unauthenticated; how long that takes tells nothing of the keys."""
+        """The holder of a key, compared in constant time. Raises Unauthenticated."""
         if not key:
             raise Unauthenticated(
                 "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
@@ -56,13 +56,13 @@ class Keys:
 
 
 def shown_key(authorization: str, api_key: str) -> str:
-    """The key in the headers or metadata `authorization` and `x-api-key`, empty where there is none."""
+    """The key from the headers or metadata `authorization` and `x-api-key`; empty if there is none."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else api_key
 
 
 def _parse(source: str, lines: Iterable[str]) -> dict[bytes, str]:
-    """Names of keys by the keys' digests. Raises ConfigError, which shows no key."""
+    """Names of keys by digest. Raises ConfigError, whose message contains no key."""
     found = {}
     for number, line in enumerate(lines, start=1):
         if not (entry := line.strip()) or entry.startswith("#"):

@@ -1,4 +1,4 @@
-"""Certificates of both servers, which can be replaced while they serve."""
+"""Certificates of both servers, replaceable while they serve."""
 
 import ssl
 from pathlib import Path
@@ -9,10 +9,10 @@ from service.errors import ConfigError
 
 
 class Tls:
-    """What both servers present and ask for; `load` reads the files again.
+    """The certificates that both servers present and require; `load` reads the files again.
 
-    certificate: the chain, PEM. key: PEM, not encrypted. client_ca: who signs the certificates that clients
-    must show, PEM; nobody need show one without it. Connections that are open stay as they are. Raises
+    certificate: the chain, PEM. key: PEM, not encrypted. client_ca: the CA of client certificates, PEM;
+    without it clients need no certificate. Open connections are not affected by a reload. Raises
     ConfigError.
     """
 
@@ -24,16 +24,16 @@ class Tls:
         self._first.sni_callback = self._choose
 
     def load(self) -> None:
-        """Read the files. Raises ConfigError, and then all stays as it was."""
+        """Read the files. Raises ConfigError and then keeps the previous ones."""
         self._context, self._pem = self._read_context(), self._read_pem()
         self._changed_for_grpc = True
 
     def context(self) -> ssl.SSLContext:
-        """For the HTTP server, once for all; its handshakes are done with what was loaded last."""
+        """The context of the HTTP server; each handshake uses the files loaded last."""
         return self._first
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the gRPC server, once for all; its handshakes are done with what was loaded last."""
+        """The credentials of the gRPC server; each handshake uses the files loaded last."""
         self._changed_for_grpc = False
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
@@ -56,20 +56,20 @@ class Tls:
             context.load_cert_chain(self._certificate, self._key, password=_refuse_encrypted)
         except (OSError, ValueError) as error:
             names = f"{self._certificate} and {self._key}"
-            raise ConfigError(f"POSE_TLS_CERT, POSE_TLS_KEY: {names} are no pair: {error}") from None
+            raise ConfigError(f"POSE_TLS_CERT, POSE_TLS_KEY: {names} do not match: {error}") from None
         if self._client_ca is not None:
             try:
                 context.load_verify_locations(self._client_ca)
             except OSError as error:
                 raise ConfigError(f"POSE_TLS_CLIENT_CA: {self._client_ca}: {error}") from None
             context.verify_mode = ssl.CERT_REQUIRED
-            # a session that is taken up again would show no certificate, whoever signs them by now
+            # a resumed session shows no certificate, so it would not be checked against a new CA
             context.num_tickets = 0
             context.options |= ssl.OP_NO_TICKET
         return context
 
     def _read_pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """Key, certificate and CA."""
+        """The contents of key, certificate and CA."""
         ca = None if self._client_ca is None else self._client_ca.read_bytes()
         return self._key.read_bytes(), self._certificate.read_bytes(), ca
 

@@ -5,9 +5,13 @@ import logging
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from time import perf_counter
 
+from service.core.batching import Turn
 from service.core.estimator import Estimator
+from service.core.stages import Done, Job
 from service.errors import InferenceFailed, InvalidArgument, PoseError, ShuttingDown
 from service.observability.access_log import named_caller, observed_call
 from service.observability.metrics import STREAM_FRAMES, STREAMS
@@ -24,7 +28,7 @@ from service.streaming.frames import (
     StreamConfig,
     StreamFrame,
 )
-from service.types import Boxes, Picture, Poses
+from service.types import Boxes, Poses
 
 logger = logging.getLogger(__name__)
 _MAX_WAITING = 256  # frames whose answers wait for a slow reader under Policy.LATEST; one holds a picture
@@ -32,13 +36,37 @@ _MAX_WAITING = 256  # frames whose answers wait for a slow reader under Policy.L
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A frame without an answer. Neither picture nor work: it was dropped."""
+    """A frame that is not yet answered. arrived: in seconds of `perf_counter`; time: when it was taken."""
 
     frame_id: int
     timestamp: float | None
     time: float
-    picture: Picture | None
-    work: asyncio.Task[Poses] | None = None
+    arrived: float
+    outcome: asyncio.Future[Outcome] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    detected: bool = True  # its boxes come from the detector
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Work on one frame: `job`, that of `entry`, or of a newer frame until a runner takes it.
+
+    turn: its turn in the queue, once it has one. task: does the work, once it has been started.
+    """
+
+    entry: _Entry
+    job: Job
+    turn: Turn[Job, Done] | None = None
+    task: asyncio.Task[None] | None = None
+
+    def replace(self, entry: _Entry, job: Job) -> bool:
+        """Work on a newer frame instead; False when it is too late for that. The old frame is dropped."""
+        if self.turn is not None and not self.turn.replace(job):
+            return False
+        self.entry.outcome.set_result(Dropped("superseded"))
+        self.entry, self.job = entry, job
+        return True
 
 
 class Stream:
@@ -51,6 +79,7 @@ class Stream:
         self._api, self._ident = api, ident
         self._camera = Camera(smoothing=config.smoothing, detect_every=config.detect_every)
         self._entries: deque[_Entry] = deque()  # without an answer, in order
+        self._works: deque[_Work] = deque()  # of the frames that are neither answered nor dropped, in order
         self._limit = estimator.stream_window if config.policy is Policy.ALL else _MAX_WAITING
         self._entered, self._left = asyncio.Event(), asyncio.Event()
         self._ended = False
@@ -73,11 +102,11 @@ class Stream:
                 if self._failure is not None:
                     raise self._failure
             finally:
-                work = [entry.work for entry in self._entries if entry.work is not None]
-                for task in (reader, watch, *work):
+                tasks = [reader, watch, *(work.task for work in self._works if work.task is not None)]
+                for task in tasks:
                     task.cancel()
                 self._log_end()  # first, as the wait may be cut short
-                await asyncio.gather(reader, watch, *work, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def _log_end(self) -> None:
         about = {"request_id": self._ident, "api": self._api, "camera_id": self._config.camera_id}
@@ -110,11 +139,13 @@ class Stream:
 
     def _enter(self, frame: StreamFrame) -> None:
         time = asyncio.get_running_loop().time() if frame.timestamp is None else frame.timestamp
-        entry = _Entry(frame.frame_id, frame.timestamp, time, frame.picture)
+        entry = _Entry(frame.frame_id, frame.timestamp, time, perf_counter())
+        job = Job(frame.picture, self._config.options, entry.arrived, partial(self._boxes, entry))
         if self._config.policy is Policy.ALL:
-            entry.work = self._start(frame.picture, time)
-        elif self._entries:
-            self._entries[-1].picture = None
+            self._works.append(_Work(entry, job))
+            self._start(self._works[-1])
+        elif not (self._works and self._works[-1].replace(entry, job)):
+            self._works.append(_Work(entry, job))
         self._entries.append(entry)
         self._entered.set()
 
@@ -125,45 +156,58 @@ class Stream:
             await self._entered.wait()
         return self._entries[0] if self._entries else None
 
-    def _start(self, picture: Picture, time: float) -> asyncio.Task[Poses]:
-        """Work on a frame, beside the one before it where that is not done."""
-        before = self._entries[-1].work if self._entries else None
-        return asyncio.create_task(self._estimate(picture, time, before))
-
     async def _outcome(self, entry: _Entry) -> Outcome:
-        if entry.work is None:
-            if entry.picture is None:
-                return Dropped("superseded")
-            entry.work = self._start(entry.picture, entry.time)
+        """What becomes of the first frame; under Policy.LATEST the work on it begins no sooner."""
+        if self._works and (work := self._works[0]).entry is entry and work.task is None:
+            self._start(work)
+        return await entry.outcome
+
+    def _start(self, work: _Work) -> None:
+        before = self._works[-2] if len(self._works) > 1 else None
+        work.task = asyncio.create_task(self._work(work, before.task if before else None))
+
+    async def _work(self, work: _Work, before: asyncio.Task[None] | None) -> None:
+        """Gives the frame that is worked on its outcome, once that of the frame before it is there."""
         try:
-            return await entry.work
+            outcome: Outcome = await self._poses(work, before)
         except PoseError as error:
-            return Failed(error.code, str(error))
+            outcome = Failed(error.code, str(error))
+        await _finished(before)
+        self._works.popleft()
+        work.entry.outcome.set_result(outcome)
 
-    async def _estimate(self, picture: Picture, time: float, before: asyncio.Task[Poses] | None) -> Poses:
+    async def _poses(self, work: _Work, before: asyncio.Task[None] | None) -> Poses:
         """The poses of a frame, on record. Raises PoseError and nothing else."""
-        detected = True
-
-        async def boxes() -> Boxes | None:
-            nonlocal detected
-            if self._config.detect_every == 1:
-                return None
-            await _finished(before)
-            given = self._camera.boxes(time)
-            detected = given is None
-            return given
-
         if (caller := CALLER.get()) is not None:
-            await caller.turn()
-        with observed_call(self._api, self._ident, level=logging.DEBUG) as access:
-            if not math.isfinite(time):
-                raise InvalidArgument("the timestamp is not a finite number")
-            poses = await self._estimator.estimate_frame(picture, self._config.options, self, boxes)
+            await caller.wait_for_token()
+        if self._config.detect_every > 1:
+            await _finished(before)  # it tells where the persons are
+        since = work.entry.arrived
+        with observed_call(self._api, self._ident, level=logging.DEBUG, since=since) as access:
+            work.turn = self._estimator.enter(work.job, self)
+            try:
+                poses = await self._estimator.answer(work.turn)
+            finally:
+                entry = work.entry  # a newer frame may have taken over
+                access.since = entry.arrived
             await _finished(before)
             if self._config.tracking:
-                poses = replace(poses, persons=self._camera.update(poses.persons, time, detected=detected))
+                update = partial(self._camera.update, poses.persons, entry.time, detected=entry.detected)
+                poses = replace(poses, persons=await asyncio.to_thread(update))
+            timings = poses.timings.of(perf_counter() - entry.arrived)
+            poses = replace(poses, timings=timings)
             access.poses = [poses]
         return poses
+
+    def _boxes(self, entry: _Entry) -> Boxes | None:
+        """Where the persons of a frame are looked for, asked when it is taken. Raises InvalidArgument."""
+        if not math.isfinite(entry.time):
+            raise InvalidArgument("the timestamp is not a finite number")
+        if self._config.detect_every == 1:
+            return None
+        boxes = self._camera.boxes(entry.time)
+        entry.detected = boxes is None
+        return boxes
 
     def _answer(self, entry: _Entry, outcome: Outcome) -> Answer:
         STREAM_FRAMES.labels(self._config.policy, KINDS[type(outcome)]).inc()
@@ -171,6 +215,6 @@ class Stream:
         return Answer(entry.frame_id, outcome, self.counts, entry.timestamp)
 
 
-async def _finished(work: asyncio.Task[Poses] | None) -> None:
-    if work is not None:
-        await asyncio.wait((work,))
+async def _finished(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        await asyncio.wait((task,))

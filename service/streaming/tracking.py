@@ -12,8 +12,7 @@ from itertools import count
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from model.keypoints import OKS_SIGMAS
-from service.inference.pose import keypoint_score
+from model.keypoints import MIN_KEYPOINT_SCORE, OKS_SIGMAS, keypoint_score
 from service.types import Floats, Person
 
 _MIN_SIMILARITY = 0.2  # below it a person is nobody seen before
@@ -21,8 +20,7 @@ _BRIDGED_S = 1.5  # an occlusion that is longer ends a track
 _EXTRAPOLATED_S = 1.0  # further ahead the speed says nothing
 _SPEED_SHARE = 0.4  # of the newest speed in the mean
 _CONFIRMED_AFTER = 3  # sightings; a detector's single errors become nobody's id
-_SURE = 0.2  # keypoints below this score do not tell where a person is
-_FEWEST_SURE = 4  # keypoints that carry a box along
+_FEWEST_COUNTED = 4  # keypoints that carry a box along
 _GROWTH = 0.8, 1.25  # of a box between two detections; more is an error
 _FADED = 0.6  # of the keypoints' mean score at the last detection
 _VARIANCES = ((2 * np.array(OKS_SIGMAS)) ** 2).astype(np.float32)
@@ -160,7 +158,7 @@ def _assign(tracks: Sequence[Track], persons: Sequence[Person]) -> dict[int, int
 def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
     """A box (4,) moved and scaled as its keypoints (17, 3) did, and whether that can be trusted."""
     weights = _weights(before) * _weights(after)
-    if np.count_nonzero(weights) < _FEWEST_SURE:
+    if np.count_nonzero(weights) < _FEWEST_COUNTED:
         return box, False
     weights = (weights / weights.sum())[:, None]
     centres = [(weights * each[:, :2]).sum(0) for each in (before, after)]
@@ -181,12 +179,12 @@ def _arrays(person: Person) -> tuple[Floats, Floats]:
 
 def _box_score(person: Person, keypoints: Floats) -> float:
     """The detector's part in a person's score."""
-    return min(1.0, person.score / max(keypoint_score(keypoints[:, 2]), 1e-3))
+    return min(1.0, person.score / max(float(keypoint_score(keypoints[:, 2])), 1e-3))
 
 
 def _weights(keypoints: Floats) -> Floats:
     scores = keypoints[..., 2]
-    return np.asarray(np.where(scores >= _SURE, scores, 0), np.float32)
+    return np.asarray(np.where(scores >= MIN_KEYPOINT_SCORE, scores, 0), np.float32)
 
 
 def _centre(box: Floats) -> Floats:

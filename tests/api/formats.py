@@ -1,4 +1,4 @@
-"""What schemathesis puts where the OpenAPI document asks for the bytes of an image: often a real one."""
+"""Values of schemathesis for the bytes of an image: often a real image."""
 
 import base64
 

@@ -14,9 +14,9 @@ _COMMAND = (sys.executable, "-c", "from schemathesis.cli import schemathesis; sc
 
 
 def fuzz(url: str, examples: int, *, seed: int = 1) -> tuple[int, str]:
-    """Requests made, and the report where any answer broke the document, else nothing.
+    """The number of requests, and a report if an answer does not match the document.
 
-    examples: requests made up at random for each operation, beside those that cover each of its constraints.
+    examples: random requests per operation, in addition to those that cover each of its constraints.
     """
     command = [
         *_COMMAND,
@@ -40,7 +40,7 @@ def fuzz(url: str, examples: int, *, seed: int = 1) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Fuzz a service with tiny networks and tell how it went."""
+    """Fuzz a service with tiny networks and print the result."""
     with tempfile.TemporaryDirectory() as folder:
         service = Service(weights=save_networks(Path(folder)))
         made, failures = fuzz(service.url, int(sys.argv[1]))

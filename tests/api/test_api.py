@@ -1,4 +1,4 @@
-"""Both front ends of a running service: the same cases, the same persons."""
+"""Both protocols of a running service: the same cases, the same persons."""
 
 import grpc
 import numpy as np
@@ -41,7 +41,7 @@ def test_a_picture_without_persons_gives_none(client: Client) -> None:
     assert (result["width"], result["height"], result["persons"]) == (64, 48, [])
 
 
-def test_coordinates_are_those_of_the_upright_picture(client: Client) -> None:
+def test_coordinates_refer_to_the_upright_image(client: Client) -> None:
     upright = np.full((500, 400, 3), 20, np.uint8)
     upright[280:300, 170:190] = 255
     lying = encode(np.ascontiguousarray(np.rot90(upright)))  # 500 wide, 400 high

@@ -40,14 +40,14 @@ OUTCOMES = {"poses": "poses", "dropped": "dropped", "error": "errors"}
 
 
 async def camera(frames: int, small: bytes, chance: random.Random) -> AsyncIterator[bytes]:
-    """Frames at random moments, one in ten of them bad."""
+    """Frames at random times, one in ten of them invalid."""
     for _ in range(frames):
         await asyncio.sleep(chance.choice((0, 0, 0.001, 0.005, 0.02)))
         yield chance.choice((b"bad", small[:200])) if chance.random() < 0.1 else small
 
 
 async def watch(service: Service, number: int, small: bytes) -> Counter[str]:
-    """One stream from its first frame to its last, or to the moment at which its peer loses interest."""
+    """One stream until its last frame or until its client disconnects."""
     chance = random.Random(number)
     protocol = PROTOCOLS[number % 2]
     policy = (Policy.ALL, Policy.LATEST)[number // 2 % 2]
@@ -71,7 +71,7 @@ async def watch(service: Service, number: int, small: bytes) -> Counter[str]:
 
 
 async def test_every_frame_is_answered_once_in_order(service: Service, small: bytes) -> None:
-    """Many streams of both protocols and policies, with bad frames, random delays and peers that leave."""
+    """Many streams of both protocols and policies, with bad frames, random delays and disconnects."""
     work = [watch(service, number, small) for number in range(STREAMS)]
     seen = sum(await asyncio.gather(*work), Counter())
     assert seen["errors"] > 0
@@ -80,7 +80,7 @@ async def test_every_frame_is_answered_once_in_order(service: Service, small: by
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_slow_service_drops_under_latest_and_not_under_all(
+async def test_a_slow_service_drops_frames_only_under_latest(
     launch: Launch, photo: bytes, protocol: str
 ) -> None:
     service = launch(slow=True)
@@ -120,7 +120,7 @@ async def test_both_protocols_find_the_same_tracked_persons(
             assert a["bbox"] == pytest.approx(b["bbox"], abs=0.01)
 
 
-def test_raw_pixels_are_the_picture(service: Service, pixels: Pixels) -> None:
+def test_raw_pixels_give_the_same_persons(service: Service, pixels: Pixels) -> None:
     config = config_message(ALL)
     height, width = pixels.shape[:2]
     order = pose_pb2.RawImage.Order
@@ -177,7 +177,7 @@ async def test_sigterm_answers_the_frames_taken_then_ends_the_stream(
     assert end["poses"] == end["received"] == len(done)
 
 
-async def test_a_stream_too_many_is_refused_over_both_protocols(launch: Launch, photo: bytes) -> None:
+async def test_streams_over_the_limit_are_refused(launch: Launch, photo: bytes) -> None:
     service = launch(max_streams=1)
     first = stream(service, "grpc", endless_after_one(photo))
     await anext(first)
@@ -203,7 +203,7 @@ async def endless_after_one(photo: bytes) -> AsyncIterator[bytes]:
 
 
 async def conversation(service: Service, messages: list[str | bytes]) -> tuple[list[Answer], int]:
-    """All that comes back over WebSocket, and the code with which it is closed."""
+    """All messages received over WebSocket, and the close code."""
     async with websockets.connect(websocket_url(service)) as peer:
         for message in messages:
             await peer.send(message)
@@ -228,7 +228,7 @@ async def conversation(service: Service, messages: list[str | bytes]) -> tuple[l
         (["{}", "more"], "more"),
     ],
 )
-async def test_a_conversation_that_goes_wrong_is_ended_with_the_reason(
+async def test_an_invalid_message_ends_the_stream_with_a_reason(
     service: Service, messages: list[str | bytes], word: str
 ) -> None:
     answers, code = await conversation(service, messages)
@@ -237,7 +237,7 @@ async def test_a_conversation_that_goes_wrong_is_ended_with_the_reason(
     assert word in answers[-1]["error"]["message"] or word == "more"
 
 
-async def test_a_config_that_does_not_come_ends_the_stream(launch: Launch) -> None:
+async def test_a_missing_config_ends_the_stream(launch: Launch) -> None:
     service = launch(receipt_timeout_s=0.2)
     answers, code = await conversation(service, [])
     assert (answers[-1]["error"]["code"], code) == ("receipt_timeout", 1008)
@@ -264,9 +264,7 @@ async def test_a_frame_over_the_limit_ends_a_websocket_stream(launch: Launch, ph
         pose_pb2.StreamConfig(options=pose_pb2.Options(min_score=2)),
     ],
 )
-def test_a_config_that_makes_no_sense_ends_a_grpc_stream(
-    service: Service, config: pose_pb2.StreamConfig
-) -> None:
+def test_an_invalid_config_ends_a_grpc_stream(service: Service, config: pose_pb2.StreamConfig) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)
         with pytest.raises(grpc.RpcError) as refused:
@@ -274,7 +272,7 @@ def test_a_config_that_makes_no_sense_ends_a_grpc_stream(
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_camera_ids_make_no_series(service: Service, small: bytes) -> None:
+async def test_camera_ids_create_no_metric_series(service: Service, small: bytes) -> None:
     def series() -> int:
         lines = httpx.get(f"{service.url}/metrics").text.splitlines()
         return len([line for line in lines if not line.startswith("#")])

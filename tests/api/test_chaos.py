@@ -1,4 +1,4 @@
-"""What must not be felt: the worker killed, and networks replaced, while callers ask over every protocol.
+"""Clients of every protocol while the worker is killed and networks are replaced.
 
 POSE_TEST_KILLS and POSE_TEST_SWAPS set how often; the suite does it a few times.
 """
@@ -33,7 +33,7 @@ Answer = npt.NDArray[np.float32]  # (N, 56): box, score and keypoints of each pe
 
 
 class Load:
-    """Callers who ask without a pause, each of another image, and check every answer against a known one."""
+    """Clients that send different images without a pause and check every answer."""
 
     def __init__(self, service: Service, images: dict[bytes, Answer]) -> None:
         self._service, self.images = service, images
@@ -41,12 +41,12 @@ class Load:
         self.outcomes: Counter[object] = Counter()
 
     def good(self) -> int:
-        """Right answers so far."""
+        """The number of correct answers so far."""
         return sum(self.outcomes[kind] for kind in GOOD)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The load, until left; no caller may hang."""
+        """Runs the load; no client may hang at the end."""
         asks = (self._rest, self._grpc, self._stream)
         callers = [asyncio.create_task(self._call(ask, n)) for ask in asks for n in range(CALLERS)]
         try:
@@ -87,7 +87,7 @@ class Load:
                 self.outcomes["OK"] += 1
 
     async def _stream(self, image: bytes, known: Answer) -> None:
-        """A short stream: an answer for each frame, and sums that are right."""
+        """A short stream: one answer for each frame, and correct counts."""
         sent, answers = 4, []
         async with _channel(self._service) as stub:
             async for answer in stub.EstimateStream(frames([image] * sent)):
@@ -111,13 +111,13 @@ async def _channel(service: Service) -> AsyncIterator[Any]:
 
 
 def _array(poses: dict[str, Any]) -> Answer:
-    """An answer to the precision of gRPC's floats."""
+    """An answer with the precision of gRPC's floats."""
     rows = [[*each["bbox"], each["score"], *np.ravel(each["keypoints"])] for each in poses["persons"]]
     return np.array(rows, np.float32)
 
 
 def known_answers(service: Service, pixels: Pixels) -> dict[bytes, Answer]:
-    """Images whose answers differ, and what they are when all is quiet."""
+    """Images with different answers, and their answers without load."""
     pictures = pixels, pixels[:, ::-1], pixels[::2, ::2], pixels[100:, 50:]
     known = {}
     for image in map(encode, pictures):
@@ -137,11 +137,11 @@ def worker_of(service: Service) -> int:
     return worker
 
 
-async def watch(service: Service, told: list[int]) -> None:
-    """Notes every change of the gRPC health."""
+async def watch(service: Service, statuses: list[int]) -> None:
+    """Records every change of the gRPC health status."""
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         async for update in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
-            told.append(update.status)
+            statuses.append(update.status)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -151,11 +151,13 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 @pytest.mark.timeout(300 + 60 * KILLS)
-async def test_a_killed_worker_is_refused_at_once_and_back_soon(launch: Launch, pixels: Pixels) -> None:
+async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
+    launch: Launch, pixels: Pixels
+) -> None:
     service = launch(worker="process", max_batch=2)
     load = Load(service, known_answers(service, pixels))
-    told: list[int] = []
-    watching = asyncio.create_task(watch(service, told))
+    statuses: list[int] = []
+    watching = asyncio.create_task(watch(service, statuses))
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http, load.running():
 
         async def ready() -> bool:
@@ -178,7 +180,7 @@ async def test_a_killed_worker_is_refused_at_once_and_back_soon(launch: Launch, 
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD | (load.outcomes.keys() & LOST)
     assert load.outcomes.keys() & LOST
-    assert told == [1, *[2, 1] * KILLS]
+    assert statuses == [1, *[2, 1] * KILLS]
     assert service.metric("pose_worker_restarts_total") == KILLS
     assert service.metric("pose_queue_depth") == 0
     for image, known in known_answers(service, pixels).items():
@@ -191,7 +193,7 @@ async def _grown(load: Load, count: int) -> bool:
 
 @pytest.mark.timeout(300 + 30 * SWAPS)
 @pytest.mark.parametrize("kind", ["thread", "process"])
-async def test_networks_are_replaced_unfelt_and_never_by_bad_ones(
+async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
     launch: Launch, pixels: Pixels, tmp_path: Path, kind: str
 ) -> None:
     folder, odd = save_networks(tmp_path / "weights"), save_networks(tmp_path / "odd", not_finite=True)

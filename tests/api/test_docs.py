@@ -1,4 +1,4 @@
-"""The code in the pages does what they say."""
+"""The code in the documents works as described."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What only gRPC has: streams, health, reflection."""
+"""Features of gRPC only: streams, health, reflection."""
 
 import grpc
 import pytest
@@ -31,7 +31,7 @@ def test_a_stream_keeps_its_options(rpc: GrpcClient, photo: bytes) -> None:
     assert [len(a.poses.persons) for a in answers] == [0, 0]
 
 
-def test_a_stream_out_of_order_is_ended(rpc: GrpcClient, photo: bytes) -> None:
+def test_an_invalid_message_order_ends_the_stream(rpc: GrpcClient, photo: bytes) -> None:
     config, frame = frames([photo])
     empty = pose_pb2.EstimateStreamRequest()
     for messages in ([frame], [], [config, config], [config, frame, empty], [empty]):

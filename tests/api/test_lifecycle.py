@@ -1,4 +1,4 @@
-"""The service as a process: start, overload, callers that leave, the end."""
+"""The service as a process: start, overload, disconnects, shutdown."""
 
 import asyncio
 import os
@@ -24,14 +24,14 @@ from tests.support.service import ROOT, Launch, Service
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns once the condition holds; each look at it is a request to the service."""
+    """Returns when the condition holds; each check is a request to the service."""
     async with asyncio.timeout(60):
         while not await asyncio.to_thread(condition):
             pass
 
 
 async def post(service: Service, image: bytes) -> int | None:
-    """Status of one POST over a connection of its own, None where the service does not take it."""
+    """Status of one POST over its own connection, None if the service does not accept it."""
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
         try:
             response = await http.post("/v1/poses", content=image, headers=JPEG)
@@ -42,7 +42,7 @@ async def post(service: Service, image: bytes) -> int | None:
 
 
 async def call(service: Service, image: bytes, timeout: float = 60) -> grpc.StatusCode:
-    """Status of one Estimate over a channel of its own."""
+    """Status of one Estimate over its own channel."""
     async with grpc.aio.insecure_channel(service.grpc, (("grpc.use_local_subchannel_pool", 1),)) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)
         try:
@@ -55,13 +55,13 @@ async def call(service: Service, image: bytes, timeout: float = 60) -> grpc.Stat
 
 
 async def watch_health(service: Service) -> list[int]:
-    """Every status that a watch is told until the service ends it."""
-    told = []
+    """The statuses that a watch receives until the service ends it."""
+    received = []
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         with pytest.raises(grpc.aio.AioRpcError):
             async for update in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
-                told.append(update.status)
-    return told
+                received.append(update.status)
+    return received
 
 
 @pytest.mark.parametrize("round_", range(3))
@@ -75,10 +75,10 @@ async def test_sigterm_answers_what_was_accepted(launch: Launch, photo: bytes, r
         service.terminate()
     done = Counter(await asyncio.wait_for(asyncio.gather(*work), 60))
     assert await asyncio.to_thread(service.wait) == 0
-    told = Counter(line["code"] for line in service.log if line["message"] == "request")
-    assert told.keys() <= {"200", "503", "OK", "UNAVAILABLE"}
-    assert done[200] == told["200"] > 0
-    assert done[grpc.StatusCode.OK] == told["OK"] > 0
+    logged = Counter(line["code"] for line in service.log if line["message"] == "request")
+    assert logged.keys() <= {"200", "503", "OK", "UNAVAILABLE"}
+    assert done[200] == logged["200"] > 0
+    assert done[grpc.StatusCode.OK] == logged["OK"] > 0
     assert done.keys() <= {200, 503, None, grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
     assert await watching == [
         health_pb2.HealthCheckResponse.SERVING,
@@ -101,11 +101,11 @@ async def test_draining_ends_streams_and_refuses_calls(launch: Launch, photo: by
         codes = Counter([await each.code() for each in calls])
     assert await asyncio.to_thread(service.wait) == 0
     assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-    told = [line for line in service.log if line.get("api") == "grpc" and line["code"] == "OK"]
-    assert codes[grpc.StatusCode.OK] == len(told) > 0
+    logged = [line for line in service.log if line.get("api") == "grpc" and line["code"] == "OK"]
+    assert codes[grpc.StatusCode.OK] == len(logged) > 0
 
 
-async def test_readiness_ends_at_the_signal(launch: Launch, photo: bytes) -> None:
+async def test_the_signal_ends_readiness(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True, max_batch=1)
     work = [asyncio.create_task(post(service, photo)) for _ in range(12)]
     await until(lambda: service.metric("pose_in_flight", api="rest") > 1)
@@ -116,7 +116,7 @@ async def test_readiness_ends_at_the_signal(launch: Launch, photo: bytes) -> Non
         try:
             response = await http.get("/readyz")
         except httpx.TransportError:
-            pass  # it listens no more
+            pass  # it no longer listens
         else:
             assert response.status_code == 503
             assert response.headers["connection"] == "close"
@@ -127,7 +127,7 @@ async def test_readiness_ends_at_the_signal(launch: Launch, photo: bytes) -> Non
     assert done[200] == len([line for line in service.log if line.get("code") == "200"]) > 0
 
 
-async def test_overload_is_refused_and_passes(launch: Launch, photo: bytes) -> None:
+async def test_overload_is_refused_and_the_service_recovers(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True, max_images=4, max_batch=1)
     limits = httpx.Limits(max_connections=30)
     async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as http:
@@ -152,8 +152,10 @@ async def test_overload_is_refused_and_passes(launch: Launch, photo: bytes) -> N
 
 
 @pytest.mark.parametrize("connection", ("close", "keep-alive"))
-def test_a_refusal_reaches_those_who_still_send(launch: Launch, photo: bytes, connection: str) -> None:
-    """Nothing is reset while a body is sent, and what was admitted is answered."""
+def test_clients_that_are_still_sending_receive_the_refusal(
+    launch: Launch, photo: bytes, connection: str
+) -> None:
+    """No connection is reset while a body is sent, and admitted requests are answered."""
     service = launch(worker="process", max_images=1)
     (worker,) = psutil.Process(service.process.pid).children()
     host, port = service.url.removeprefix("http://").split(":")
@@ -177,7 +179,7 @@ def test_a_refusal_reaches_those_who_still_send(launch: Launch, photo: bytes, co
 
 
 async def leave(service: Service, image: bytes) -> asyncio.StreamWriter:
-    """A whole request whose answer nobody will read; close the writer to be gone."""
+    """A complete request whose answer is not read; close the writer to disconnect."""
     host, port = service.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = f"POST /v1/poses HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {len(image)}"
@@ -186,7 +188,9 @@ async def leave(service: Service, image: bytes) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_callers_that_leave_disturb_nobody_and_leak_nothing(launch: Launch, photo: bytes) -> None:
+async def test_clients_that_disconnect_leak_nothing_and_disturb_no_others(
+    launch: Launch, photo: bytes
+) -> None:
     service = launch(max_batch=4, max_images=200)
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)
@@ -208,7 +212,7 @@ async def test_callers_that_leave_disturb_nobody_and_leak_nothing(launch: Launch
     assert not [line for line in service.log if line["level"] == "error"]
 
 
-async def test_work_of_a_caller_that_left_is_dropped(launch: Launch, photo: bytes) -> None:
+async def test_work_of_a_disconnected_client_is_dropped(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True, max_batch=1)
     writers = [await leave(service, photo) for _ in range(20)]
     await until(lambda: service.metric("pose_in_flight", api="rest") > 10)
@@ -229,7 +233,7 @@ async def test_deadlines(launch: Launch, photo: bytes) -> None:
     assert service.metric("pose_batch_images_sum") < 60
 
 
-async def test_a_caller_s_own_deadline_holds(launch: Launch, photo: bytes) -> None:
+async def test_the_deadline_of_a_client_is_kept(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True, max_batch=1)
     calls = [asyncio.create_task(call(service, photo, timeout=0.1)) for _ in range(30)]
     assert grpc.StatusCode.DEADLINE_EXCEEDED in await asyncio.gather(*calls)
@@ -238,7 +242,7 @@ async def test_a_caller_s_own_deadline_holds(launch: Launch, photo: bytes) -> No
     assert await call(service, photo) == grpc.StatusCode.OK
 
 
-async def test_a_body_that_does_not_arrive_is_given_up(launch: Launch) -> None:
+async def test_an_incomplete_body_times_out(launch: Launch) -> None:
     service = launch(receipt_timeout_s=0.2)
     host, port = service.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -250,7 +254,7 @@ async def test_a_body_that_does_not_arrive_is_given_up(launch: Launch) -> None:
     writer.close()
 
 
-async def test_a_stream_of_a_client_that_vanishes_is_forgotten(launch: Launch, photo: bytes) -> None:
+async def test_the_stream_of_a_vanished_client_is_closed(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True)
 
     async def messages() -> AsyncIterator[pose_pb2.EstimateStreamRequest]:
@@ -268,7 +272,7 @@ async def test_a_stream_of_a_client_that_vanishes_is_forgotten(launch: Launch, p
 
 
 def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """The command to its end."""
+    """Runs the command until it ends."""
     variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
@@ -291,7 +295,7 @@ def test_help_lists_every_setting_with_its_default() -> None:
         assert field.description in line
 
 
-def test_wrong_settings_stop_the_start_with_a_line_each() -> None:
+def test_each_invalid_setting_stops_start_up_with_a_line() -> None:
     done = run(http_port="many", max_batch=0)
     assert done.returncode != 0
     first, second = done.stderr.splitlines()
@@ -299,7 +303,7 @@ def test_wrong_settings_stop_the_start_with_a_line_each() -> None:
     assert second.startswith("POSE_MAX_BATCH: ")
 
 
-def test_a_bad_network_stops_the_start_with_one_line(tmp_path: Path) -> None:
+def test_an_invalid_network_stops_start_up_with_one_line(tmp_path: Path) -> None:
     done = run(weights=save_networks(tmp_path, format="7"), http_port=0, grpc_port=0)
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
@@ -307,7 +311,7 @@ def test_a_bad_network_stops_the_start_with_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["http_port", "grpc_port"])
-def test_a_port_in_use_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+def test_a_port_in_use_stops_start_up_with_one_line(tmp_path: Path, name: str) -> None:
     save_networks(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = {"http_port": 0, "grpc_port": 0, name: taken.getsockname()[1]}
@@ -317,7 +321,7 @@ def test_a_port_in_use_stops_the_start_with_one_line(tmp_path: Path, name: str) 
     assert f"POSE_{name.upper()}" in done.stderr
 
 
-def test_a_public_address_is_warned_of(launch: Launch, service: Service) -> None:
+def test_a_public_address_causes_a_warning(launch: Launch, service: Service) -> None:
     exposed = launch(host="0.0.0.0")
     (warning,) = [line for line in exposed.log if line["level"] == "warning"]
     assert "0.0.0.0" in warning["message"]

@@ -1,4 +1,4 @@
-"""Every answer is one that the OpenAPI document foretells, whatever is sent."""
+"""Every response matches the OpenAPI document, for any request."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.service import Service
 
 
 @pytest.mark.timeout(900)
-def test_answers_are_those_of_the_document(service: Service) -> None:
+def test_responses_match_the_openapi_document(service: Service) -> None:
     before = service.metric("pose_requests_total", api="rest_v2", code="200")
     made, failures = fuzz(service.url, examples=5)
     assert failures == ""

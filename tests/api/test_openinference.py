@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, asked by NVIDIA's client, over REST and gRPC."""
+"""The Open Inference Protocol with NVIDIA's client, over REST and gRPC."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ STATUSES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "INVALID_ARGUMENT", 
 
 @dataclass
 class Asked:
-    """A client and the service that it asks."""
+    """A client and its service."""
 
     protocol: str
     triton: Triton
@@ -38,7 +38,7 @@ class Asked:
         return "rest_v2" if self.protocol == "http" else "grpc_v2"
 
     def refused(self, reply: Reply, status: int, message: str) -> None:
-        """Fails unless the reply is a refusal of that HTTP status, or its like in gRPC."""
+        """Fails unless the reply has that HTTP status or its gRPC equivalent."""
         expected = str(status) if self.protocol == "http" else f"StatusCode.{STATUSES[status]}"
         assert reply.status == expected, reply
         assert message in reply.message
@@ -57,7 +57,7 @@ def image_of(*images: bytes) -> npt.NDArray[np.object_]:
 
 
 def check(reply: Reply, answer: Answer) -> None:
-    """Fails unless the tensors say what the answer of POST /v1/poses says."""
+    """Fails unless the tensors equal the answer of POST /v1/poses."""
     assert reply.status == "", reply
     persons = answer["persons"]
     assert persons
@@ -78,7 +78,7 @@ def test_pixels_give_the_persons_of_the_same_picture(asked: Asked, rest: RestCli
     check(asked.triton.infer({"pixels": rgb}), rest.estimate(encode(cut, ".png")))
 
 
-def test_nobody_is_an_answer_too(asked: Asked, photo: bytes) -> None:
+def test_an_image_without_persons_has_empty_tensors(asked: Asked, photo: bytes) -> None:
     reply = asked.triton.infer({"image": image_of(photo)}, parameters={"min_score": 1.0, "max_persons": 3})
     shapes = {name: array.shape for name, array in reply.outputs.items()}
     assert shapes == {"boxes": (0, 4), "scores": (0,), "keypoints": (0, 17, 3)}
@@ -89,7 +89,7 @@ def test_only_the_outputs_asked_for_come_back_and_the_id_with_them(asked: Asked,
         {"image": image_of(photo)}, wanted=["scores"], request_id="42", model_version="1"
     )
     assert reply.outputs.keys() == {"scores"}
-    assert reply.told["id"] == "42"
+    assert reply.content["id"] == "42"
 
 
 def test_a_request_is_counted_and_logged_once(asked: Asked, photo: bytes) -> None:
@@ -126,7 +126,7 @@ def test_a_request_is_counted_and_logged_once(asked: Asked, photo: bytes) -> Non
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_is_told(
+def test_errors_describe_what_is_wrong(
     asked: Asked,
     inputs: dict[str, npt.NDArray[np.generic]],
     request_: dict[str, object],
@@ -136,10 +136,10 @@ def test_what_is_wrong_is_told(
     asked.refused(asked.triton.infer(inputs, **request_), status, message)
 
 
-def test_the_service_tells_of_itself(asked: Asked) -> None:
-    told = asked.triton.ask("get_server_metadata").told
-    assert told["name"] == "lgm-pose" and told["extensions"] == ["binary_tensor_data"]
-    model = asked.triton.ask("get_model_metadata", "lgm-pose", "1").told
+def test_the_service_describes_itself(asked: Asked) -> None:
+    content = asked.triton.ask("get_server_metadata").content
+    assert content["name"] == "lgm-pose" and content["extensions"] == ["binary_tensor_data"]
+    model = asked.triton.ask("get_model_metadata", "lgm-pose", "1").content
     assert model["versions"] == ["1"]
     inputs = {each["name"]: (each["datatype"], [int(n) for n in each["shape"]]) for each in model["inputs"]}
     outputs = {each["name"]: (each["datatype"], [int(n) for n in each["shape"]]) for each in model["outputs"]}
@@ -153,10 +153,10 @@ def test_the_service_tells_of_itself(asked: Asked) -> None:
 
 
 def test_the_service_is_alive_and_ready(asked: Asked) -> None:
-    assert asked.triton.ask("is_server_live").told == {"is": True}
-    assert asked.triton.ask("is_server_ready").told == {"is": True}
-    assert asked.triton.ask("is_model_ready", "lgm-pose").told == {"is": True}
-    assert asked.triton.ask("is_model_ready", "other").told in ({"is": False}, {})
+    assert asked.triton.ask("is_server_live").content == {"is": True}
+    assert asked.triton.ask("is_server_ready").content == {"is": True}
+    assert asked.triton.ask("is_model_ready", "lgm-pose").content == {"is": True}
+    assert asked.triton.ask("is_model_ready", "other").content in ({"is": False}, {})
 
 
 def test_json_carries_images_in_base64(service: Service, rest: RestClient, photo: bytes) -> None:
@@ -194,7 +194,7 @@ def test_json_carries_pixels_nested_or_flat(service: Service, pixels: Pixels) ->
         (b'{"inputs": [%s]}', {}, 422),
     ],
 )
-def test_bodies_that_are_no_request(
+def test_bodies_that_are_not_requests_are_refused(
     service: Service, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, [2], 300]}
@@ -206,7 +206,7 @@ def test_bodies_that_are_no_request(
 
 
 @pytest.mark.parametrize("data", [["!"], ["e"], [1], [None], [["a"], 1], [{}], []])
-def test_data_that_are_no_base64(service: Service, data: object) -> None:
+def test_data_that_is_not_base64_is_refused(service: Service, data: object) -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
     assert httpx.post(service.url + INFER, json={"inputs": [tensor]}).status_code == 422
 
@@ -241,7 +241,9 @@ def test_tensors_may_be_typed_over_grpc(service: Service, rest: RestClient, pixe
         ([b"\x00\x00\x00\x00", b""], "1 inputs have 2 raw contents"),
     ],
 )
-def test_raw_contents_that_are_no_image(service: Service, raw: list[bytes], message: str) -> None:
+def test_raw_contents_that_are_not_an_image_are_refused(
+    service: Service, raw: list[bytes], message: str
+) -> None:
     request = pb.ModelInferRequest(model_name="lgm-pose", raw_input_contents=raw)
     request.inputs.add(name="image", datatype="BYTES", shape=[1])
     with grpc.insecure_channel(service.grpc) as channel:

@@ -1,4 +1,4 @@
-"""Which pages may open a WebSocket."""
+"""The pages that may open a WebSocket."""
 
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ FOREIGN = (
 
 
 async def answers(service: Service, photo: bytes, origin: str | None, **how: object) -> bool:
-    """Whether a stream of that origin is opened and a frame of it answered. Raises InvalidStatus."""
+    """Whether a stream with that origin answers a frame. Raises InvalidStatus if it is refused."""
     headers = {} if origin is None else {"origin": origin}
     async with websockets.connect(websocket_url(service), additional_headers=headers, **how) as stream:  # type: ignore[arg-type]
         await stream.send(config_text(ALL))
@@ -29,13 +29,15 @@ async def answers(service: Service, photo: bytes, origin: str | None, **how: obj
         return '"persons":[{' in str(await stream.recv())
 
 
-async def test_a_program_and_the_service_s_own_page_may(service: Service, photo: bytes) -> None:
+async def test_programs_and_the_own_page_may_open_a_stream(service: Service, photo: bytes) -> None:
     for origin in (None, service.url, service.url.replace("http:", "HTTPS:")):
         assert await answers(service, photo, origin)
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_page_of_another_origin_may_not(service: Service, photo: bytes, origin: str) -> None:
+async def test_a_page_of_another_origin_may_not_open_a_stream(
+    service: Service, photo: bytes, origin: str
+) -> None:
     refused = service.metric("pose_requests_total", api="websocket", code="PERMISSION_DENIED")
     with pytest.raises(websockets.InvalidStatus) as raised:
         await answers(service, photo, origin.format(port=urlsplit(service.url).port))
@@ -46,7 +48,7 @@ async def test_a_page_of_another_origin_may_not(service: Service, photo: bytes, 
     assert service.metric("pose_requests_total", api="websocket", code="PERMISSION_DENIED") == refused + 1
 
 
-async def test_a_page_that_has_a_key_may_be_anywhere(launch: Launch, photo: bytes) -> None:
+async def test_a_page_with_a_key_may_have_any_origin(launch: Launch, photo: bytes) -> None:
     key = "correct-horse-battery"
     service = launch(api_keys=key)
     with pytest.raises(websockets.InvalidStatus) as raised:

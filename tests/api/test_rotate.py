@@ -1,4 +1,4 @@
-"""Pictures of cameras that are mounted on their side: `rotate` over every protocol."""
+"""Images of cameras mounted on their side: `rotate` over every protocol."""
 
 from contextlib import aclosing
 
@@ -20,14 +20,14 @@ SPOT = (180, 290)  # x, y
 
 @pytest.fixture(scope="module")
 def upright() -> Pixels:
-    """400 x 500, with a bright spot where the test network sees a person."""
+    """400 x 500, with a bright spot where the test network finds a person."""
     picture = np.full((500, 400, 3), 20, np.uint8)
     picture[280:300, 170:190] = 255
     return picture
 
 
 def lying(upright: Pixels, rotate: int, suffix: str = ".jpg") -> bytes:
-    """The picture as a camera gives it whose frames have to be turned by `rotate` degrees clockwise."""
+    """The image of a camera whose frames need a clockwise rotation by `rotate` degrees."""
     return encode(np.ascontiguousarray(np.rot90(upright, rotate // 90)), suffix)
 
 
@@ -43,7 +43,7 @@ def test_coordinates_are_those_of_the_turned_picture(client: Client, upright: Pi
         check(client.estimate(lying(upright, rotate, suffix), rotate=rotate))
 
 
-def test_it_is_applied_after_the_exif_orientation(client: Client, upright: Pixels) -> None:
+def test_rotate_is_applied_after_the_exif_orientation(client: Client, upright: Pixels) -> None:
     by_exif = with_orientation(lying(upright, 90 + 180), 6)  # EXIF 6 turns by 90
     check(client.estimate(by_exif, rotate=180))
 
@@ -73,7 +73,7 @@ async def test_frames_of_a_stream_are_turned(service: Service, upright: Pixels, 
 
 
 @pytest.mark.parametrize("name", ["image", "pixels"])
-def test_the_open_inference_protocol_turns_too(asked: Asked, upright: Pixels, name: str) -> None:
+def test_the_open_inference_protocol_rotates_images(asked: Asked, upright: Pixels, name: str) -> None:
     turned = np.ascontiguousarray(np.rot90(upright, 1))
     given = image_of(encode(turned)) if name == "image" else turned[None]
     reply = asked.triton.infer({name: given}, parameters={"rotate": 90})

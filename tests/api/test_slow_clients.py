@@ -1,4 +1,4 @@
-"""Peers that take their time with a head, a body, a message or an answer; and too many of them."""
+"""Clients that are slow with a head, a body, a message or an answer, and too many connections."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ async def connect(service: Service) -> tuple[asyncio.StreamReader, asyncio.Strea
 
 
 async def drip(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send `data` again and again, far more often than any deadline, until the service has had enough."""
+    """Send `data` repeatedly, faster than any deadline, until the service closes the connection."""
     try:
         while True:
             writer.write(data)
@@ -46,7 +46,7 @@ async def drip(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def answer_to(service: Service, first: bytes, then: bytes = b"") -> bytes:
-    """What the service says, until it closes, to `first` and then `then` over and over."""
+    """All that the service sends, until it closes, after `first` and repeated `then`."""
     reader, writer = await connect(service)
     writer.write(first)
     dripping = asyncio.create_task(drip(writer, then)) if then else None
@@ -80,15 +80,17 @@ async def test_a_head_has_a_limit(service: Service) -> None:
     assert b"head_too_large" in whole
 
 
-async def test_work_that_outlasts_the_deadline_of_a_head_is_answered(launch: Launch, photo: bytes) -> None:
+async def test_a_request_that_takes_longer_than_the_head_deadline_is_answered(
+    launch: Launch, photo: bytes
+) -> None:
     service = launch(slow=True, head_timeout_s=0.05)
     files = [("image", photo)] * 4
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
         assert (await http.post("/v1/poses", files=files)).status_code == 200
 
 
-async def test_an_answer_that_is_not_taken_is_given_up(launch: Launch) -> None:
-    """A reader that asks for much and reads nothing is cut off; one that only asks is not."""
+async def test_an_answer_that_is_not_read_times_out(launch: Launch) -> None:
+    """A client that requests much and reads nothing is cut off; one that only sends is not."""
     service = launch(receipt_timeout_s=1, head_timeout_s=1)
     parts = urlsplit(service.url)
     with socket.socket() as deaf:
@@ -126,7 +128,7 @@ async def test_a_websocket_message_has_a_deadline_and_a_camera_has_none(launch: 
         assert '"persons":[{' in str(await patient.recv())
 
 
-async def test_new_connections_take_the_place_of_those_that_rest(launch: Launch, photo: bytes) -> None:
+async def test_new_connections_replace_idle_ones(launch: Launch, photo: bytes) -> None:
     service = launch(max_connections=4, head_timeout_s=600)
     idle = [await connect(service) for _ in range(4)]
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
@@ -139,7 +141,7 @@ async def test_new_connections_take_the_place_of_those_that_rest(launch: Launch,
         writer.close()
 
 
-async def test_connections_at_work_keep_their_places(launch: Launch, photo: bytes) -> None:
+async def test_active_connections_are_not_replaced(launch: Launch, photo: bytes) -> None:
     service = launch(max_connections=3)
     sockets = [await websockets.connect(websocket_url(service)) for _ in range(3)]
     with pytest.raises(httpx.TransportError):
@@ -153,15 +155,15 @@ async def test_connections_at_work_keep_their_places(launch: Launch, photo: byte
     await until(lambda: httpx.get(f"{service.url}/healthz").status_code == 200)
 
 
-def test_grpc_has_a_limit_of_connections_too(launch: Launch, photo: bytes) -> None:
-    """512 that have shaken hands are held; one more is closed, and taken again once another has gone."""
+def test_grpc_limits_the_connections(launch: Launch, photo: bytes) -> None:
+    """512 connections are kept. A further one is closed, and accepted once another has ended."""
     service = launch()
     host, port = service.grpc.split(":")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
 
     def greeted() -> socket.socket | None:
-        """A connection whose HTTP/2 preface the server has answered with its own; None: it is closed."""
+        """A connection whose HTTP/2 preface the server has answered; None if it was closed."""
         peer = socket.create_connection((host, int(port)), timeout=60)
         try:
             peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
@@ -189,13 +191,13 @@ def test_grpc_has_a_limit_of_connections_too(launch: Launch, photo: bytes) -> No
 
 
 class Healthy:
-    """Posts pictures one after the other."""
+    """Posts images one after the other."""
 
     def __init__(self, service: Service, picture: bytes) -> None:
         self._url, self._picture = f"{service.url}/v1/poses", picture
 
     def rate(self, seconds: float) -> float:
-        """Good answers in a second."""
+        """Successful answers in a second."""
         done, start = 0, perf_counter()
         with httpx.Client(timeout=60) as http:
             while perf_counter() - start < seconds:
@@ -205,7 +207,7 @@ class Healthy:
 
 @pytest.mark.skipif(shutil.which("slowhttptest") is None, reason="needs slowhttptest")
 @pytest.mark.parametrize("mode", ["-H", "-B", "-X"])
-def test_slowhttptest_does_not_keep_others_out(
+def test_slowhttptest_does_not_block_other_clients(
     launch: Launch, small: bytes, tmp_path: Path, mode: str
 ) -> None:
     """POSE_TEST_SLOW_CONNECTIONS sets the number of connections, 50 unless given."""
@@ -222,6 +224,6 @@ def test_slowhttptest_does_not_keep_others_out(
         client.start()
         attack.wait(timeout=120)
         client.join(timeout=120)
-    told = re.sub(r"\x1b\[[0-9;]*m", "", (tmp_path / "out").read_text())
-    assert "service available:   NO" not in told
+    output = re.sub(r"\x1b\[[0-9;]*m", "", (tmp_path / "out").read_text())
+    assert "service available:   NO" not in output
     assert during[0] > 0

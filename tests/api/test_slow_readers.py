@@ -1,4 +1,4 @@
-"""Peers of streams that stop reading or vanish.
+"""Clients of streams that stop reading or disappear.
 
 POSE_TEST_KILLS sets the number of clients that are killed, each with six streams; 3 unless given.
 """
@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("POSE_TEST_KILLS", 3))
 
 
 class Sender:
-    """Sends frames one after the other until told to stop."""
+    """Sends frames one after the other until it is stopped."""
 
     def __init__(self, send: Callable[[int], Awaitable[None]], most: int) -> None:
         self.sent = 0
@@ -41,20 +41,20 @@ class Sender:
             self.sent += 1
 
     async def held(self) -> None:
-        """Returns once no frame has been taken for a while, or all have been sent."""
+        """Returns when no frame has been accepted for a while, or all have been sent."""
         before = -1
         while self.sent > before and not self._work.done():
             before = self.sent
             await asyncio.wait((self._work,), timeout=3)
 
     async def finish(self) -> None:
-        """Returns once the frame that is held has been sent."""
+        """Returns when the held frame has been sent."""
         self._most = 0
         await self._work
 
 
 @pytest.mark.parametrize("config", [ALL, LATEST], ids=["all", "latest"])
-async def test_a_grpc_reader_that_stops_holds_its_sender_back_and_nobody_else(
+async def test_a_stopped_grpc_reader_holds_back_only_its_own_sender(
     service: Service, small: bytes, config: StreamConfig
 ) -> None:
     before = resident_bytes(service)
@@ -84,10 +84,10 @@ async def collect_grpc(
 
 
 @pytest.mark.parametrize("config", [ALL, LATEST], ids=["all", "latest"])
-async def test_a_websocket_reader_that_stops_disturbs_nobody_and_loses_nothing(
+async def test_a_stopped_websocket_reader_loses_no_answers_and_disturbs_no_others(
     service: Service, small: bytes, config: StreamConfig
 ) -> None:
-    """Whether the sender is held back depends on how many answers the system's buffers take."""
+    """Whether the sender is held back depends on how many answers fit the system's buffers."""
     before = resident_bytes(service)
     host, port = service.url.removeprefix("http://").split(":")
     with socket.socket() as narrow:
@@ -116,14 +116,14 @@ async def collect_websocket(peer: websockets.ClientConnection) -> list[Answer]:
 
 
 async def check_others(service: Service, protocol: str, small: bytes, memory: int) -> None:
-    """Another stream is answered, and the service holds little more than it did."""
+    """Another stream is answered, and the service uses little more memory than before."""
     other = [answer async for answer in stream(service, protocol, [small] * 20)]
     assert [kind(each) for each in other] == ["poses"] * 20
     assert resident_bytes(service) - memory < 64 * 2**20
 
 
 def padded(picture: bytes) -> bytes:
-    """A picture of 200 kB; what follows its end is not looked at."""
+    """An image of 200 kB; data after its end is not read."""
     return picture + b"\0" * 200_000
 
 
@@ -146,7 +146,7 @@ asyncio.run(main())
 """  # noqa: E501
 
 
-async def test_clients_that_are_killed_leave_nothing(launch: Launch, small: bytes, tmp_path: Path) -> None:
+async def test_killed_clients_leave_no_open_resources(launch: Launch, small: bytes, tmp_path: Path) -> None:
     service = launch()
     (tmp_path / "small.jpg").write_bytes(small)
     script = CLIENT.format(
@@ -175,7 +175,7 @@ def open_files(service: Service) -> int:
 
 
 async def kill_in_mid_stream(script: str) -> None:
-    """Run six streams and kill their process once each has been answered."""
+    """Run six streams and kill their process after each has an answer."""
     client = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
     )

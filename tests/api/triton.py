@@ -1,4 +1,4 @@
-"""NVIDIA's client of the Open Inference Protocol, in a process of its own: it brings a .proto of its own."""
+"""NVIDIA's client of the Open Inference Protocol, in a separate process because of its own .proto."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,12 +15,12 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass
 class Reply:
-    """What the client made of an answer: `status` is empty for a good one."""
+    """The client's result: `status` is empty if it succeeded."""
 
     status: str = ""
     message: str = ""
     outputs: Arrays = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)
 
 
 class Triton:
@@ -35,11 +35,11 @@ class Triton:
         return self._pool.submit(_infer, *self._to, dict(inputs), **request).result(timeout=120)
 
     def ask(self, method: str, *arguments: object) -> Reply:
-        """Any other call."""
+        """Any other method of the client."""
         return self._pool.submit(_ask, *self._to, method, *arguments).result(timeout=120)
 
     def close(self) -> None:
-        """End its process."""
+        """End the process."""
         self._pool.shutdown()
 
 
@@ -69,7 +69,7 @@ def _infer(
         named = response["outputs"] if protocol == "http" else response.outputs
         names = [each["name"] if protocol == "http" else each.name for each in named]
         ident = response.get("id", "") if protocol == "http" else response.id
-        return Reply(outputs={name: result.as_numpy(name) for name in names}, told={"id": ident})
+        return Reply(outputs={name: result.as_numpy(name) for name in names}, content={"id": ident})
 
     return _with_client(library, address, call)
 
@@ -79,8 +79,8 @@ def _ask(protocol: str, address: str, method: str, *arguments: object) -> Reply:
     as_json = {"as_json": True} if protocol == "grpc" and "metadata" in method else {}
 
     def call(client: Any) -> Reply:
-        told = getattr(client, method)(*arguments, **as_json)
-        return Reply(told=told if isinstance(told, dict) else {"is": told})
+        content = getattr(client, method)(*arguments, **as_json)
+        return Reply(content=content if isinstance(content, dict) else {"is": content})
 
     return _with_client(library, address, call)
 

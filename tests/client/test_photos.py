@@ -1,4 +1,4 @@
-"""Real photos through the running service with the shipped networks, where such photos are at hand."""
+"""Real photos through the running service with the shipped networks, if such photos are available."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml, brought up on free ports and taken down again."""
+"""The stack of docker-compose.yml, started on free ports and stopped again."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def docker(*arguments: str) -> str:
 
 
 def engine_runs() -> bool:
-    """There is a Docker engine to talk to, and a compose."""
+    """Whether a Docker engine and compose are available."""
     found = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
     return bool(found and _compose_command())
 
@@ -34,7 +34,7 @@ def _compose_command() -> list[str]:
 
 
 def fetch(service: str) -> None:
-    """Have the image of a service: pulled, or of another tag where none can be pulled."""
+    """Pull the image of a service, or use another tag of it."""
     image: str = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][service]["image"]
     for command in (
         ["image", "inspect", image],
@@ -68,6 +68,6 @@ def published(service: str, port: int) -> str:
 
 
 def inspect(service: str) -> dict[str, Any]:
-    """What the engine knows of a container."""
+    """The engine's description of a container."""
     found: dict[str, Any] = json.loads(docker("inspect", container(service)))[0]
     return found

@@ -28,7 +28,7 @@ CALLERS = 8
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[str]:
-    """URL of the service, built and up, with a Prometheus beside it."""
+    """URL of the service, built and started together with a Prometheus."""
     docker(
         "build", "--network", "host", "--file", f"{ROOT}/docker/Dockerfile", "--tag", "lgm-pose", str(ROOT)
     )
@@ -43,7 +43,7 @@ def stack() -> Iterator[str]:
 
 
 def _wait_until_healthy(ident: str) -> None:
-    """Follows the engine's events, those of the last minutes first."""
+    """Follows the engine's events, starting with those of the last minutes."""
     events = ["docker", "events", "--since", "30m", "--filter", f"container={ident}", "--filter"]
     with subprocess.Popen([*events, "event=health_status"], stdout=subprocess.PIPE, text=True) as follow:
         assert follow.stdout is not None
@@ -87,7 +87,7 @@ def test_a_video_is_answered_frame_by_frame(stack: str, pixels: Pixels, tmp_path
     assert len(lines) == 5 and not any("error" in line for line in lines)
 
 
-def test_the_container_may_do_little(stack: str) -> None:
+def test_the_container_has_minimal_rights(stack: str) -> None:
     host = inspect("pose")["HostConfig"]
     assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and not host["Privileged"]
     probe = "import os; print(os.getuid(), os.getgid()); open('/opt/probe', 'w')"
@@ -120,8 +120,8 @@ def test_prometheus_scrapes_the_service_and_knows_the_rules(stack: str) -> None:
     assert group["name"] == "pose"
 
 
-def test_stop_under_load_loses_nothing(stack: str, photo: bytes) -> None:
-    """What the service logs as answered, its callers have received."""
+def test_a_stop_under_load_loses_no_answers(stack: str, photo: bytes) -> None:
+    """Clients have received every answer that the service has logged."""
     ident, started = container("pose"), Barrier(2 * CALLERS + 1, timeout=120)
     before = _logged(ident)
     grpc_address = published("pose", 50051)
@@ -142,13 +142,13 @@ def test_stop_under_load_loses_nothing(stack: str, photo: bytes) -> None:
 
 
 def _logged(ident: str) -> Counter[tuple[str, str]]:
-    """How many requests the container has logged, by api and code."""
+    """The number of requests that the container has logged, by API and code."""
     lines = [json.loads(line) for line in docker("logs", ident).splitlines() if line.startswith("{")]
     return Counter((line["api"], line["code"]) for line in lines if line["message"] == "request")
 
 
 def _post_until_refused(url: str, photo: bytes, started: Barrier) -> int:
-    """How many good answers came before the service was gone."""
+    """The number of successful answers before the service ended."""
     answers = 0
     with httpx.Client(base_url=url, timeout=60) as http:
         while True:
@@ -165,7 +165,7 @@ def _post_until_refused(url: str, photo: bytes, started: Barrier) -> int:
 
 
 def _call_until_refused(address: str, photo: bytes, started: Barrier) -> int:
-    """How many good answers came before the service was gone."""
+    """The number of successful answers before the service ended."""
     answers = 0
     with grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)

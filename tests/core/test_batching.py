@@ -1,4 +1,4 @@
-"""The batcher: what runs together, what becomes of failures and of callers that leave."""
+"""The batcher: batches, failures, and clients that cancel."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from service.observability.metrics import QUEUE_DEPTH, WORKER_RESTARTS
 
 
 class Worker:
-    """Doubles numbers, batch by batch, each when the test lets it."""
+    """Doubles numbers; each batch waits until the test releases it."""
 
     def __init__(self, fail: Callable[[list[int]], Any] = lambda items: None) -> None:
         self.batches: list[list[int]] = []
@@ -33,7 +33,7 @@ class Worker:
 
 
 async def submit(batcher: Batcher[int, int], *items: int, source: object = None) -> list[asyncio.Task[Any]]:
-    """Tasks that wait for the items' results, once all are in the queue."""
+    """Tasks that wait for the results of the items; returns when all are in the queue."""
     tasks = [asyncio.create_task(batcher.submit(item, source or item)) for item in items]
     await asyncio.sleep(0)
     return tasks
@@ -41,10 +41,10 @@ async def submit(batcher: Batcher[int, int], *items: int, source: object = None)
 
 async def results(tasks: list[asyncio.Task[Any]]) -> list[Any]:
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-    return [outcome if isinstance(outcome, BaseException) else outcome[0] for outcome in outcomes]
+    return [*outcomes]
 
 
-async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
+async def test_a_free_worker_takes_the_waiting_items_as_a_batch() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=4)
     tasks = await submit(batcher, 0)
@@ -56,19 +56,88 @@ async def test_a_batch_is_what_waits_when_the_worker_is_free() -> None:
     await batcher.close()
 
 
-async def test_a_batch_fills_all_threads_to_its_end() -> None:
-    worker = Worker()
-    batcher = Batcher(worker, max_batch=8, side_by_side=3)
-    tasks = await submit(batcher, 0)
-    await worker.has_begun()
-    tasks += await submit(batcher, *range(1, 9))
-    worker.go.release(4)
-    assert await results(tasks) == [2 * item for item in range(9)]
-    assert worker.batches == [[0], [1, 2, 3, 4, 5, 6], [7, 8]]
+async def test_runners_work_at_the_same_time_and_each_answer_leaves_when_it_is_done() -> None:
+    begun = threading.Barrier(16)
+    go = [threading.Event() for _ in range(16)]
+
+    def run(items: list[int]) -> list[int]:
+        begun.wait(30)
+        assert go[items[0]].wait(30)
+        return items
+
+    batcher = Batcher(run, runners=16)
+    tasks = await submit(batcher, *range(16))
+    for item in reversed(range(16)):
+        go[item].set()
+        assert await results([tasks[item]]) == [item]
+        assert not any(task.done() for task in tasks[:item])
     await batcher.close()
 
 
-async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered() -> None:
+async def test_a_turn_runs_the_item_that_it_holds_when_it_is_taken() -> None:
+    worker = Worker()
+    batcher = Batcher(worker)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    turn = batcher.enter(1, "camera")
+    tasks += await submit(batcher, 9)
+    assert turn.replace(2)
+    assert turn.replace(3)
+    worker.go.release()
+    await worker.has_begun()
+    assert not turn.replace(4)
+    worker.go.release(2)
+    assert await asyncio.wait_for(batcher.result(turn), 30) == 6
+    assert await results(tasks) == [0, 18]
+    assert worker.batches == [[0], [3], [9]]
+    await batcher.close()
+
+
+async def test_a_turn_that_is_left_or_lost_takes_no_other_item() -> None:
+    def fail(items: list[int]) -> None:
+        raise WorkerLost
+
+    worker = Worker(fail)
+    batcher = Batcher(worker)
+    tasks = await submit(batcher, 0)
+    await worker.has_begun()
+    left, lost = batcher.enter(1, "left"), batcher.enter(2, "lost")
+    leaving = asyncio.create_task(batcher.result(left))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert not left.replace(3)
+    worker.go.release()
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(batcher.result(lost), 30)
+    assert not lost.replace(4)
+    assert isinstance((await results(tasks))[0], WorkerLost)
+    assert worker.batches == [[0]]
+    await batcher.close()
+
+
+async def test_a_loss_that_several_runners_see_restarts_the_worker_once() -> None:
+    begun, restarts = threading.Barrier(3), []
+
+    def run(items: list[int]) -> list[int]:
+        if items[0] < 3:
+            begun.wait(30)
+            raise WorkerLost
+        return items
+
+    batcher = Batcher(run, runners=3, restart=lambda: restarts.append(1))
+    states = aiter(batcher.readiness())
+    assert await anext(states)
+    tasks = await submit(batcher, 0, 1, 2)
+    assert [type(each) for each in await results(tasks)] == [WorkerLost] * 3
+    while not await anext(states):
+        pass
+    assert await results(await submit(batcher, 4, 5, 6)) == [4, 5, 6]
+    assert restarts == [1]
+    await batcher.close()
+
+
+async def test_clients_that_cancel_during_a_batch_do_not_affect_the_others() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=4)
     tasks = await submit(batcher, 0)
@@ -88,7 +157,7 @@ async def test_callers_that_leave_in_mid_batch_leave_their_neighbours_answered()
     await batcher.close()
 
 
-async def test_work_whose_caller_left_before_its_batch_never_runs() -> None:
+async def test_cancelled_work_never_runs() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=2)
     tasks = await submit(batcher, 0)
@@ -127,7 +196,7 @@ async def test_one_bad_item_fails_alone() -> None:
     await batcher.close()
 
 
-async def test_a_batch_with_too_few_results_answers_nobody_wrongly() -> None:
+async def test_a_batch_with_too_few_results_fails() -> None:
     batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_batch=8)
     assert all(isinstance(each, InferenceFailed) for each in await results(await submit(batcher, 1, 2, 3)))
     await batcher.close()
@@ -146,7 +215,7 @@ async def test_sources_take_turns() -> None:
     await batcher.close()
 
 
-async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+async def test_closing_answers_waiting_items_and_refuses_new_ones() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=2)
     tasks = await submit(batcher, 0, 1, 2, 3, 4)
@@ -160,7 +229,9 @@ async def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
 
 
 @pytest.mark.parametrize("loss", [WorkerLost, MemoryError, SystemExit, GeneratorExit])
-async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss: type[BaseException]) -> None:
+async def test_a_crashed_worker_fails_running_and_waiting_items_and_restarts(
+    loss: type[BaseException],
+) -> None:
     def fail(items: list[int]) -> None:
         if 0 in items:
             raise loss
@@ -171,20 +242,20 @@ async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss:
         assert may_restart.acquire(timeout=30)
 
     batcher = Batcher(worker, max_batch=2, restart=restart)
-    told = aiter(batcher.readiness())
-    assert await anext(told) is True
+    states = aiter(batcher.readiness())
+    assert await anext(states) is True
     before = QUEUE_DEPTH._value.get()
     tasks = await submit(batcher, 0)
     await worker.has_begun()
     tasks += await submit(batcher, 1, 2, 3)
     worker.go.release()
     assert [type(each) for each in await results(tasks)] == [WorkerLost] * 4
-    assert await anext(told) is False
+    assert await anext(states) is False
     assert not batcher.ready
     with pytest.raises(WorkerLost):
         await batcher.submit(4, "newcomer")
     may_restart.release()
-    assert await anext(told) is True
+    assert await anext(states) is True
     worker.go.release()
     assert await results(await submit(batcher, 5)) == [10]
     assert worker.batches == [[0], [5]]
@@ -192,7 +263,7 @@ async def test_a_lost_worker_fails_what_ran_and_what_waited_and_comes_back(loss:
     await batcher.close()
 
 
-async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
+async def test_a_worker_that_dies_while_idle_is_restarted() -> None:
     lives = [False, True]
     batcher: Batcher[int, int] = Batcher(
         lambda items: items, max_batch=2, alive=lambda: lives[0], restart=lambda: lives.pop(0) and None
@@ -204,7 +275,7 @@ async def test_a_worker_that_dies_while_nothing_waits_is_noticed() -> None:
     await batcher.close()
 
 
-async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
+async def test_restarts_of_a_dying_worker_have_growing_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []
@@ -222,7 +293,7 @@ async def test_a_worker_that_keeps_dying_is_given_ever_longer_pauses(
             raise ArtefactError("no memory")
 
     before = WORKER_RESTARTS._value.get()
-    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    batcher: Batcher[int, int] = Batcher(_die, restart=restart)
     for _ in range(2):
         await results(await submit(batcher, 0))
         async for ready in batcher.readiness():
@@ -237,11 +308,11 @@ def _die(items: list[int]) -> list[int]:
     raise WorkerLost
 
 
-async def test_closing_does_not_wait_for_a_worker_that_is_lost() -> None:
+async def test_closing_does_not_wait_for_a_crashed_worker() -> None:
     def restart() -> None:
         raise MemoryError
 
-    batcher: Batcher[int, int] = Batcher(_die, max_batch=1, restart=restart)
+    batcher: Batcher[int, int] = Batcher(_die, restart=restart)
     assert [type(each) for each in await results(await submit(batcher, 1))] == [WorkerLost]
     await asyncio.wait_for(batcher.close(), 30)
     with pytest.raises(ShuttingDown):

@@ -16,7 +16,7 @@ LIMIT = 40_000_000
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
-    """A grey PNG of one bit a pixel: a few bytes for as many pixels as one likes."""
+    """A grey PNG with one bit per pixel: a few bytes for any number of pixels."""
     row = b"\0" * (1 + (width + 7) // 8)
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -28,19 +28,19 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 def with_size(jpeg: bytes, width: int, height: int) -> bytes:
-    """The JPEG with another size in its frame header."""
+    """The JPEG with a different size in its frame header."""
     start = next(i for i in range(len(jpeg)) if jpeg[i] == 0xFF and jpeg[i + 1] in (0xC0, 0xC1, 0xC2))
     return jpeg[: start + 5] + struct.pack(">HH", height, width) + jpeg[start + 9 :]
 
 
 def with_orientation(jpeg: bytes, orientation: int, order: str = "<") -> bytes:
-    """The JPEG with an EXIF segment that holds nothing but an orientation."""
+    """The JPEG with an EXIF segment that holds only an orientation."""
     content = b"Exif\0\0" + tiff_of(orientation, order)
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
 
 
 def tiff_of(orientation: int, order: str = "<") -> bytes:
-    """EXIF data that hold nothing but an orientation."""
+    """EXIF data that hold only an orientation."""
     entries = struct.pack(f"{order}HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     return (b"II" if order == "<" else b"MM") + entries
 
@@ -68,13 +68,13 @@ def test_formats_decode_to_the_pixels_that_were_stored(pixels: Pixels, suffix: s
 
 
 @pytest.mark.parametrize("quality", [1, 50, 101])
-def test_every_kind_of_webp_tells_its_size(pixels: Pixels, quality: int) -> None:
+def test_the_size_of_every_kind_of_webp_is_read(pixels: Pixels, quality: int) -> None:
     done, data = cv2.imencode(".webp", pixels[:301, :203], [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert done
     assert read_size(data.tobytes(), LIMIT) == (203, 301)
 
 
-def test_an_extended_webp_tells_the_size_of_its_canvas(pixels: Pixels) -> None:
+def test_the_size_of_an_extended_webp_is_its_canvas(pixels: Pixels) -> None:
     rgba = cv2.cvtColor(pixels[:301, :203], cv2.COLOR_BGR2BGRA)
     rgba[:50, :, 3] = 7
     done, data = cv2.imencode(".webp", rgba, [cv2.IMWRITE_WEBP_QUALITY, 50])
@@ -158,13 +158,13 @@ def test_a_truncated_image_is_refused(pixels: Pixels, suffix: str, share: float)
         b"RIFF",
     ],
 )
-def test_what_is_no_image_is_refused(data: bytes) -> None:
+def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidImage):
         read_size(data, LIMIT)
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000, 32_766])
-def test_a_bomb_is_refused_by_its_header(photo: bytes, side: int) -> None:
+def test_a_decompression_bomb_is_refused_from_its_header(photo: bytes, side: int) -> None:
     bombs = [png_of_zeros(side, side), with_size(photo, side, side)]
     tracemalloc.start()
     for bomb in bombs:
@@ -184,7 +184,7 @@ def test_the_limits_are_exact(pixels: Pixels) -> None:
         read_size(png_of_zeros(MAX_SIDE + 1, 1), LIMIT)
 
 
-def test_a_jpeg_of_endless_scans_is_refused(pixels: Pixels) -> None:
+def test_a_jpeg_with_too_many_scans_is_refused(pixels: Pixels) -> None:
     done, array = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     assert done
     data = array.tobytes()
@@ -194,7 +194,7 @@ def test_a_jpeg_of_endless_scans_is_refused(pixels: Pixels) -> None:
         read_size(data[:-2] + last_scan * 100 + data[-2:], LIMIT)
 
 
-def test_what_cameras_add_is_tolerated(photo: bytes) -> None:
+def test_extra_bytes_of_cameras_are_accepted(photo: bytes) -> None:
     video_behind_the_photo = photo + b"\xff\xda\0\0" * 1000
     bytes_between_segments = photo[:-2] + b"\0\0\0" + photo[-2:]
     for data in (video_behind_the_photo, bytes_between_segments):

@@ -1,4 +1,4 @@
-"""Two thousand inputs that are no good images, over both protocols, among good ones."""
+"""Two thousand malformed images between valid ones, over both protocols."""
 
 import random
 import re
@@ -27,7 +27,7 @@ WRONG_TYPES = (
 
 
 def malformed(good: list[bytes]) -> Iterator[bytes]:
-    """COUNT inputs made of good images, the same ones each time."""
+    """COUNT inputs derived from valid images, the same in each run."""
     rng = random.Random(1)
     bombs = [png_of_zeros(side, side) for side in (10_000, 20_000, 30_000, 32_766)]
     bombs += [png_of_zeros(32_766, 3), png_of_zeros(65_535, 600)]
@@ -45,7 +45,7 @@ def malformed(good: list[bytes]) -> Iterator[bytes]:
 
 
 def flipped(image: bytes, rng: random.Random) -> bytes:
-    """The image with some bytes changed, half of the time among its headers."""
+    """The image with some bytes changed, half of the time in its headers."""
     data = bytearray(image)
     end = 700 if rng.random() < 0.5 else len(data)
     for _ in range(rng.randrange(1, 12)):
@@ -69,7 +69,7 @@ def good(pixels: Pixels) -> list[bytes]:
 
 
 def ask_rest(client: RestClient, image: bytes) -> int:
-    """Status over REST; anything but persons or sound problem details fails."""
+    """The status over REST; fails unless the answer is persons or valid problem details."""
     response = client.http.post("/v1/poses", content=image, headers=JPEG)
     if response.status_code != 200:
         assert response.headers["content-type"] == "application/problem+json"
@@ -78,7 +78,7 @@ def ask_rest(client: RestClient, image: bytes) -> int:
 
 
 def ask_grpc(client: GrpcClient, image: bytes) -> grpc.StatusCode:
-    """Status over gRPC."""
+    """The status over gRPC."""
     try:
         client.stub.Estimate(pose_pb2.EstimateRequest(image=image), timeout=60)
     except grpc.RpcError as error:
@@ -88,7 +88,7 @@ def ask_grpc(client: GrpcClient, image: bytes) -> grpc.StatusCode:
 
 
 @pytest.mark.timeout(600)
-def test_malformed_images_harm_nobody(launch: Launch, good: list[bytes]) -> None:
+def test_malformed_images_do_not_affect_other_requests(launch: Launch, good: list[bytes]) -> None:
     service = launch()
     rest, rpc = RestClient(service), GrpcClient(service)
     inputs = list(malformed(good))

@@ -1,4 +1,4 @@
-"""What the board and the rules ask Prometheus for."""
+"""The Prometheus queries of the dashboard and the rules."""
 
 import json
 import re
@@ -25,7 +25,7 @@ _WORDS = {"and", "or", "unless", "by", "on", "without", "ignoring", "bool", "off
 
 @dataclass(frozen=True)
 class Query:
-    """An expression that must give data. legend: template of a series' name, with {{labels}}."""
+    """An expression that must return data. legend: template of a series' name, with {{labels}}."""
 
     place: str
     expr: str
@@ -33,13 +33,13 @@ class Query:
 
 
 def read_board() -> dict[str, Any]:
-    """The board, as Grafana reads it."""
+    """The dashboard as Grafana reads it."""
     board: dict[str, Any] = json.loads(BOARD.read_text())
     return board
 
 
 def read_panels() -> list[dict[str, Any]]:
-    """The panels that show something: all but the headings of rows."""
+    """The panels without the headings of rows."""
     return [panel for panel in read_board()["panels"] if panel["type"] != "row"]
 
 
@@ -59,7 +59,7 @@ def board_queries() -> Iterator[Query]:
 
 
 def rule_queries() -> Iterator[Query]:
-    """The rules' expressions; those of alerts tell true from false instead of leaving out what is false."""
+    """The rules' expressions; those of alerts return true or false for every series."""
     for rule in read_rules():
         if "record" in rule:
             yield Query(rule["record"], rule["expr"])
@@ -76,7 +76,7 @@ def names_in(expr: str) -> set[str]:
 
 
 def exposed_names() -> set[str]:
-    """The names of the series that the service's own metrics make."""
+    """The names of the series of the service's metrics."""
     return {
         family.name + suffix
         for metric in vars(metrics).values()

@@ -1,4 +1,4 @@
-"""Requests of every kind that the board tells apart."""
+"""Requests of every kind that the dashboard shows."""
 
 from service.wire.pb import pose_pb2
 from tests.support.clients import Client, GrpcClient, Refused, RestClient, frames
@@ -8,7 +8,7 @@ FRAMES = 4  # of a stream
 
 
 class Load:
-    """Asks by REST, gRPC and stream, and badly too."""
+    """Sends valid and invalid requests over REST, gRPC and a stream."""
 
     def __init__(self, service: Service, photo: bytes) -> None:
         self._rest, self._grpc = RestClient(service), GrpcClient(service)

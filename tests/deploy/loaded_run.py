@@ -1,4 +1,4 @@
-"""The picture of the board: the service as it is shipped under a rising and falling load, then drawn.
+"""Draws the dashboard of the shipped service under a rising and falling load.
 
 python -m tests.deploy.loaded_run docs/board.png --seconds 120
 """
@@ -20,7 +20,7 @@ PHOTO = ROOT / "examples" / "astronaut.jpg"
 
 
 def run(picture: Path, seconds: float) -> None:
-    """Load a service for that long and write the picture of its board."""
+    """Load a service for a number of seconds and write the image of its dashboard."""
     service = Service()
     with tempfile.TemporaryDirectory() as folder, Prometheus(service, Path(folder)) as prometheus:
         start = time.monotonic()

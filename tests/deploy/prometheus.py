@@ -1,4 +1,4 @@
-"""A real Prometheus on a free port, which scrapes a service with the configuration that is deployed."""
+"""A real Prometheus on a free port that scrapes a service with the deployed configuration."""
 
 import re
 import shutil
@@ -50,14 +50,14 @@ class Prometheus:
         raise RuntimeError(f"Prometheus did not start:\n{log}")
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """The series of an expression now: each its labels (`metric`) and its `value`."""
+        """The current series of an expression: each with its labels (`metric`) and its `value`."""
         answer = self._http.get("/api/v1/query", params={"query": expr})
         assert answer.status_code == 200, f"{expr}: {answer.text}"
         result: list[dict[str, Any]] = answer.json()["data"]["result"]
         return result
 
     def exemplars(self, expr: str) -> list[dict[str, Any]]:
-        """The exemplars that the series of an expression have at any time."""
+        """All exemplars of the series of an expression."""
         answer = self._http.get("/api/v1/query_exemplars", params={"query": expr, "start": 0, "end": 2**32})
         series: list[dict[str, Any]] = answer.json()["data"]
         return [exemplar for each in series for exemplar in each["exemplars"]]
@@ -79,7 +79,7 @@ class Prometheus:
 
 
 def _config(service: Service) -> dict[str, Any]:
-    """What is deployed, but of another target, and quick."""
+    """The deployed configuration with another target and shorter intervals."""
     config: dict[str, Any] = yaml.safe_load((_FOLDER / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(_FOLDER / name) for name in config["rule_files"]]

@@ -55,13 +55,13 @@ def start(weights: str, http_port: int, grpc_port: int) -> tuple[Cluster, list[A
 
 
 def replicas() -> int:
-    """Replicas that run."""
+    """The number of running replicas."""
     states = serve.status().applications["default"].deployments["pose"].replica_states
     return int(states.get("RUNNING", 0))
 
 
 def cut_power(cluster: Cluster, node: Any) -> None:
-    """End every process of a node, those that answer calls first, without a word."""
+    """Kill every process of a node, first those that answer calls."""
     (raylet,) = node.all_processes["raylet"]
     for children in Path(f"/proc/{raylet.process.pid}/task").glob("*/children"):
         for child in children.read_text().split():

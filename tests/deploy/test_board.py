@@ -1,4 +1,4 @@
-"""The board and the rules as files: sound, and about metrics that exist."""
+"""The dashboard and the rules are valid and use existing metrics."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_queries_read_metrics_that_exist(query: Query) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.place)
-def test_queries_read_this_job_alone(query: Query) -> None:
+def test_queries_read_only_this_job(query: Query) -> None:
     selectors = re.findall(r"\b(?:up|pose_\w+|process_\w+)\b(\{[^}]*\})?", query.expr)
     assert all('job="pose"' in selector for selector in selectors)
 
@@ -54,14 +54,14 @@ def test_every_metric_is_on_the_board_or_behind_an_alert() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS.keys())
-def test_panels_say_what_they_show(panel: dict[str, Any]) -> None:
+def test_panels_have_descriptions(panel: dict[str, Any]) -> None:
     assert panel["title"] and panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["targets"] and all(target["expr"] for target in panel["targets"])
     assert {target["datasource"]["uid"] for target in panel["targets"]} == {"prometheus"}
 
 
-def test_panels_are_told_apart_and_do_not_overlap() -> None:
+def test_panels_have_unique_names_and_do_not_overlap() -> None:
     panels = read_board()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len(PANELS) == len(read_panels())
@@ -80,7 +80,7 @@ def test_the_board_can_be_linked_to() -> None:
 
 
 def test_the_board_follows_the_published_schema() -> None:
-    """Whatever is not in the schema of Grafana's own library is lost on the way through it."""
+    """Fields that are not in the schema of Grafana's library are lost when it reads and writes them."""
     plugins.register_default_plugins()
     board = read_board()
     for annotation in board["annotations"]["list"]:
@@ -92,7 +92,7 @@ def test_the_board_follows_the_published_schema() -> None:
 
 
 def _lost(given: Any, kept: Any, path: str = "board") -> list[str]:
-    """Where `kept` is without something of `given`, or has it changed."""
+    """The paths at which `kept` lacks or changes a value of `given`."""
     if isinstance(given, dict) and isinstance(kept, dict):
         return [
             lost
@@ -108,7 +108,7 @@ def _lost(given: Any, kept: Any, path: str = "board") -> list[str]:
     return [] if given == kept else [path]
 
 
-def test_alerts_say_what_and_how_bad() -> None:
+def test_alerts_have_a_summary_and_a_severity() -> None:
     for rule in read_rules():
         if "alert" in rule:
             assert rule["labels"]["severity"] in {"page", "ticket"}

@@ -1,4 +1,4 @@
-"""The documents speak of every metric, panel, alert and setting of the deployment, and of no other."""
+"""The documents describe every metric, panel, alert and setting of the deployment, and no other."""
 
 import re
 
@@ -34,7 +34,7 @@ def test_process_metrics_behind_alerts_are_documented() -> None:
     assert all(f"`{name}`" in MONITORING for name in names if name.startswith(("process_", "pose:")))
 
 
-def test_nothing_is_documented_that_is_not_there() -> None:
+def test_only_existing_metrics_and_alerts_are_documented() -> None:
     named = set(re.findall(r"^\| `(pose_\w+)` \|", MONITORING, re.MULTILINE))
     sections = re.findall(r"^### (Pose\w+)$", MONITORING, re.MULTILINE)
     assert named == set(METRICS)

@@ -1,4 +1,4 @@
-"""The deployment's files: what they name exists, what they allow is little."""
+"""The deployment's files: referenced files exist, rights are minimal."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_containers_may_do_little(name: str) -> None:
+def test_containers_have_minimal_rights(name: str) -> None:
     container = SERVICES[name]
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
@@ -52,7 +52,7 @@ def test_mounts_exist_and_are_read_only() -> None:
     assert named == COMPOSE["volumes"].keys()
 
 
-def test_every_container_is_watched() -> None:
+def test_every_container_has_a_health_check() -> None:
     assert "HEALTHCHECK" in DOCKERFILE
     assert all("healthcheck" in each for name, each in SERVICES.items() if name != "pose")
 
@@ -69,7 +69,7 @@ def test_the_gpu_file_changes_the_service_alone() -> None:
     assert gpu["pose"]["image"] != SERVICES["pose"]["image"]
 
 
-def test_what_the_image_copies_exists_and_reaches_the_build() -> None:
+def test_copied_files_exist_and_reach_the_build() -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line.removeprefix("!") for line in ignore if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE)
@@ -120,12 +120,12 @@ def _health(port: int) -> int:
     return subprocess.run([sys.executable, script], env={"POSE_HTTP_PORT": str(port)}).returncode
 
 
-def test_health_of_a_service_that_takes_work(service: Service) -> None:
+def test_health_of_a_ready_service(service: Service) -> None:
     assert _health(int(service.url.rpartition(":")[2])) == 0
 
 
 class NotReady(BaseHTTPRequestHandler):
-    """Answers as a service that drains."""
+    """Answers like a draining service."""
 
     def do_GET(self) -> None:
         """503 to everything."""
@@ -136,7 +136,7 @@ class NotReady(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_health_of_a_service_that_drains_and_of_none() -> None:
+def test_health_of_a_draining_and_of_a_missing_service() -> None:
     with HTTPServer(("127.0.0.1", 0), NotReady) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: sound by the published schemas, and true of the service."""
+"""The manifests for Kubernetes match the published schemas and the service."""
 
 import re
 import shutil
@@ -80,7 +80,7 @@ def test_manifests_follow_the_schemas_of_kubernetes(manifests: list[Manifest], v
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_a_wrong_manifest_would_be_noticed() -> None:
+def test_an_invalid_manifest_is_rejected() -> None:
     (deployment,) = of_kind("Deployment", base())
     deployment["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["httpget"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -94,7 +94,7 @@ def test_the_monitor_follows_the_schema_of_the_operator(manifests: list[Manifest
     assert model.model_dump(mode="json", by_alias=True, exclude_none=True) == monitor
 
 
-def test_selectors_find_what_they_are_for(manifests: list[Manifest]) -> None:
+def test_selectors_match_their_pods(manifests: list[Manifest]) -> None:
     (deployment,) = of_kind("Deployment", manifests)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     services = of_kind("Service", manifests)
@@ -125,7 +125,7 @@ def test_ports_are_those_of_the_image(manifests: list[Manifest]) -> None:
     assert [each["port"] for each in monitor["spec"]["endpoints"]] == ["http"]
 
 
-def test_the_pod_may_do_as_little_as_the_container_of_compose(manifests: list[Manifest]) -> None:
+def test_the_pod_has_the_rights_of_the_compose_container(manifests: list[Manifest]) -> None:
     pod, container, compose = pod_of(manifests), container_of(manifests), SERVICES["pose"]
     assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" in DOCKERFILE
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -141,7 +141,7 @@ def test_the_pod_may_do_as_little_as_the_container_of_compose(manifests: list[Ma
     assert compose["tmpfs"] == [f"/tmp:size={volume['emptyDir']['sizeLimit'].removesuffix('Mi')}m"]
 
 
-def test_the_pod_has_its_limits_to_itself(manifests: list[Manifest]) -> None:
+def test_requests_of_the_pod_equal_its_limits(manifests: list[Manifest]) -> None:
     resources = container_of(manifests)["resources"]
     assert all(resources["limits"][name] == value for name, value in resources["requests"].items())
     assert resources["requests"].keys() == {"cpu", "memory"}
@@ -185,7 +185,7 @@ def test_the_autoscaler_asks_for_the_metric_that_the_adapter_makes(manifests: li
     assert re.fullmatch(rule["name"]["matches"], series)
 
 
-def test_the_query_of_the_adapter_is_sound(tmp_path: Path) -> None:
+def test_the_query_of_the_adapter_is_valid(tmp_path: Path) -> None:
     if PROMTOOL is None:
         pytest.skip(MISSING.format("promtool"))
     rule = adapter_rule()

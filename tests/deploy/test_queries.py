@@ -1,4 +1,4 @@
-"""Every query of the board and the rules, against a Prometheus that watches a service at work."""
+"""Every query of the dashboard and the rules, with a Prometheus that scrapes a loaded service."""
 
 import math
 import re
@@ -56,7 +56,7 @@ def test_latencies_lead_to_traces(prometheus: Prometheus, load: Load) -> None:
 
 
 def _has_data(query: Query, result: list[dict[str, Any]]) -> bool:
-    """There are series, one of them a number, and all have the labels that their names are made of."""
+    """Fails unless there are series, one is a number, and all have the labels of their legend."""
     labels = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
     assert all(labels <= series["metric"].keys() for series in result), query
     return any(math.isfinite(float(series["value"][1])) for series in result)

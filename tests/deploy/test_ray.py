@@ -1,4 +1,4 @@
-"""The Ray Serve application on a cluster of several nodes: the same API, and a node that dies under load.
+"""The Ray Serve application on a cluster of several nodes: the same API, and a node that dies.
 
 Ray is heavy, so not in the extra `test`: pip install -e '.[test,ray]', then pytest tests/deploy/test_ray.py
 """
@@ -56,7 +56,7 @@ class RayCluster:
         self.replicas = self._answer()
 
     def say(self, word: str) -> int:
-        """Replicas after a command."""
+        """The number of replicas after a command."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
@@ -64,7 +64,7 @@ class RayCluster:
         return self.replicas
 
     def wait_for(self, replicas: int) -> None:
-        """Until so many run."""
+        """Wait until that number of replicas run."""
         for _ in range(600):
             if self.say("replicas") == replicas:
                 return
@@ -72,7 +72,7 @@ class RayCluster:
         raise AssertionError(f"{self.replicas} replicas, not {replicas}")
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate(timeout=180)
 
     def _answer(self) -> int:
@@ -156,7 +156,7 @@ def test_streams_health_and_the_open_inference_protocol(
     assert len(skeleton.names) == 17
 
 
-def test_a_node_that_dies_under_load_costs_retries_at_worst(
+def test_a_dying_node_under_load_costs_at_most_retries(
     cluster: RayCluster, clients: tuple[RestClient, GrpcClient], pixels: Pixels
 ) -> None:
     images = [encode(pixels), encode(pixels[:, ::-1])]
@@ -195,7 +195,7 @@ def test_a_node_that_dies_under_load_costs_retries_at_worst(
 
 
 def _posted_to(rest: RestClient) -> Callable[[bytes], Answer]:
-    """As `estimate`, where a failure may be in the words of Ray's proxy."""
+    """Like `estimate`, but a failure may have the format of Ray's proxy."""
 
     def estimate(image: bytes) -> Answer:
         response = rest.http.post("/v1/poses", content=image, headers=JPEG)
@@ -214,7 +214,7 @@ def _outcome(estimate: Callable[[bytes], Answer], image: bytes, expected: object
         faults = {500, grpc.StatusCode.INTERNAL}
         return _OF_RAY if error.status in faults and _ID not in error.headers else error.status
     except httpx.TransportError:
-        return 503  # the connection broke: as good as told to try again
+        return 503  # the connection broke: counts as a retry
 
 
 def _wait_until(reached: Callable[[], bool], loads: list[Any]) -> None:

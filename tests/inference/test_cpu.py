@@ -1,4 +1,4 @@
-"""The number of processors, from made-up cgroup trees."""
+"""The number of processors, from synthetic cgroup trees."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_cgroup_v2(tmp_path: Path, quota: str, cpus: int) -> None:
     assert available_cpus(write(tmp_path, files)) == cpus
 
 
-def test_the_tightest_quota_above_counts(tmp_path: Path) -> None:
+def test_the_smallest_quota_of_the_ancestors_applies(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/pod/container\n",
         "sys/fs/cgroup/pod/cpu.max": "300000 100000\n",
@@ -56,5 +56,5 @@ def test_cgroup_v1(tmp_path: Path, quota: str, cpus: int) -> None:
     assert available_cpus(write(tmp_path, files)) == cpus
 
 
-def test_no_cgroup_leaves_the_affinity(tmp_path: Path) -> None:
+def test_without_a_cgroup_the_affinity_applies(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == 8

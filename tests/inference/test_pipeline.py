@@ -1,20 +1,23 @@
-"""The pipeline without a server: files that are refused, frames in batches, answers of odd networks."""
+"""The pipeline without a server: invalid files, batches, unusual networks."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from model.artefact import DetectorMetadata
 from model.geometry import letterbox
 from model.keypoints import NAMES
+from model.topdown import Detector
 from service.errors import ArtefactError
-from service.inference.detector import Detector
-from service.inference.pipeline import Pipeline, open_pipeline
+from service.inference.persons import find_boxes
+from service.inference.pipeline import Networks, Pipeline, open_pipeline
 from service.inference.runtime import OnnxSession
-from service.types import Floats, Frame, Image, Options
+from service.types import Boxes, Floats, Frame, Image, Options
 from tests.support.networks import BOX, save_networks
 from tests.support.service import Pixels
 
@@ -25,7 +28,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def scene(height: int, width: int, spots: Sequence[tuple[int, int]]) -> Image:
-    """A dim picture with a white, a blue, a green and a red spot at (x, y), as far as `spots` goes."""
+    """A dark image with a white, a blue, a green and a red spot at the (x, y) of `spots`."""
     image = np.full((height, width, 3), 20, np.uint8)
     colours = [(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
     for (x, y), colour in zip(spots, colours, strict=False):
@@ -77,7 +80,7 @@ def test_the_score_is_box_times_sure_keypoints_and_filters(pipeline: Pipeline) -
 
 def test_heatmaps_without_a_finite_number_still_give_valid_json(tmp_path: Path) -> None:
     folder = save_networks(tmp_path, not_finite=True)
-    odd = Pipeline(*(OnnxSession(folder / f"{task}.onnx", threads=1) for task in ("detector", "pose")))
+    odd = Networks(*(OnnxSession(folder / f"{task}.onnx", threads=1) for task in ("detector", "pose")))
     image = scene(320, 320, [(160, 160)])
     image[:100] = 0
     (person,) = odd.run([frame(image)])[0].persons
@@ -86,19 +89,44 @@ def test_heatmaps_without_a_finite_number_still_give_valid_json(tmp_path: Path) 
     assert "NaN" not in json.dumps([person.bbox, person.keypoints])
 
 
-class Boxes:
-    """A detector network that finds what it is told."""
+def finder(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> Detector:
+    """A detector whose network gives these boxes and scores."""
 
-    def __init__(self, boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> None:
-        self.metadata = {"input_size": "[320, 320]", "letterbox_fill": "114"}
-        self._outputs = np.array([boxes], np.float32), np.array([scores], np.float32)
+    def run(images: Image) -> tuple[Floats, ...]:
+        assert images.shape == (1, 320, 320, 3)
+        return np.array([boxes], np.float32), np.array([scores], np.float32)
+
+    metadata = DetectorMetadata(
+        name="finder", version="", commit="", input_size=(320, 320), letterbox_fill=114
+    )
+    return Detector(run, metadata)
+
+
+class Recorded:
+    """A detector that takes inputs of any size and finds no one; it records the shapes of its inputs."""
+
+    def __init__(self, batches: bool) -> None:
+        self.batches, self.shapes = batches, list[tuple[int, ...]]()
+        self.metadata = DetectorMetadata(
+            name="", version="", commit="", input_size=(320, 320), letterbox_fill=114, input_step=32
+        ).entries()
 
     def run(self, images: Image) -> tuple[Floats, ...]:
-        assert images.shape == (1, 320, 320, 3)
-        return self._outputs
+        self.shapes.append(images.shape)
+        return np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), np.float32)
 
 
-def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
+def test_a_gpu_runs_images_of_one_size_together_a_processor_as_small_as_they_are(tmp_path: Path) -> None:
+    pose = OnnxSession(save_networks(tmp_path) / "pose.onnx", threads=1)
+    frames = [frame(scene(height, 640, [])) for height in (480, 360)]
+    gpu, processor = Recorded(batches=True), Recorded(batches=False)
+    for detector in (gpu, processor):
+        Networks(detector, pose).run(frames)
+    assert gpu.shapes == [(2, 320, 320, 3)]
+    assert processor.shapes == [(1, 256, 320, 3), (1, 192, 320, 3)]
+
+
+def test_boxes_are_sorted_suppressed_and_clipped() -> None:
     nan, inf = float("nan"), float("inf")
     boxes: list[list[float]] = [
         [0, 0, 100, 100],
@@ -112,38 +140,58 @@ def test_boxes_are_sorted_suppressed_and_cleaned() -> None:
         [110, 110, 120, 140],
     ]
     scores = [0.7, 0.9, 0.8, 0.99, 0.99, nan, 0.9, 0.9, 0.01]
-    (found,) = Detector(Boxes(boxes, scores)).detect([frame(np.zeros((320, 320, 3), np.uint8))])
-    same = (0.8 * 2 + 0.7 * 0) / (0.8 + 0.7)  # the box at 2, 2 overlaps that at 0, 0 by more than half
-    expected = [[200, 200, 300, 300], [same, same, 100 + same, 100 + same]]
-    np.testing.assert_allclose(found.boxes, expected, rtol=1e-6)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    ((found, sure),) = finder(boxes, scores).detect([np.zeros((320, 320, 3), np.uint8)])
+    assert found.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
+    assert sure.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_boxes_of_one_person_are_averaged_where_the_network_asks_for_it() -> None:
+    detector = finder([[0, 0, 100, 100], [2, 2, 102, 102], [0, 0, 100, 30]], [0.6, 0.9, 0.3])
+    image = np.zeros((320, 320, 3), np.uint8)
+    detector = replace(detector, metadata=replace(detector.metadata, average_iou=0.6))
+    ((found, sure),) = detector.detect([image])
+    same = 0.9 * 2 / (0.6 + 0.9)
+    np.testing.assert_allclose(found[0], [same, same, 100 + same, 100 + same], rtol=1e-6)
+    assert len(found) == 2 and sure[0] == pytest.approx(0.9)
 
 
 def test_boxes_that_cannot_lead_to_a_person_of_the_score_asked_for_are_left_out() -> None:
-    network = Boxes([[0, 0, 20, 40], [100, 0, 120, 40], [200, 0, 220, 40]], [0.9, 0.29, 0.31])
+    detector = finder([[0, 0, 20, 40], [100, 0, 120, 40], [200, 0, 220, 40]], [0.9, 0.29, 0.31])
     image = np.zeros((320, 320, 3), np.uint8)
-    (found,) = Detector(network).detect([frame(image, min_score=0.2)])
-    assert len(found.boxes) == 3
-    network.metadata = {**network.metadata, "box_margin": "1.5"}
-    (found,) = Detector(network).detect([frame(image, min_score=0.2)])
-    assert found.boxes[:, 0].tolist() == [0, 200]
-    (found,) = Detector(network).detect([frame(image, min_score=0.0)])
-    assert len(found.boxes) == 3
+    strict = replace(detector, metadata=replace(detector.metadata, box_margin=1.5))
+    counts = [
+        len(find_boxes(each, [frame(image, min_score=least)])[0].boxes)
+        for each in (detector, strict)
+        for least in (0.2, 0.0)
+    ]
+    assert counts == [3, 3, 2, 3]
 
 
-def test_no_more_persons_than_wanted() -> None:
+def test_at_most_max_persons_are_returned() -> None:
     boxes = [[10.0 * i, 0, 10 * i + 8, 20] for i in range(30)]
-    network = Boxes(boxes, [0.5 + i / 100 for i in range(30)])
-    (found,) = Detector(network).detect([frame(np.zeros((320, 320, 3), np.uint8), max_persons=3)])
+    detector = finder(boxes, [0.5 + i / 100 for i in range(30)])
+    image = np.zeros((320, 320, 3), np.uint8)
+    (found,) = find_boxes(detector, [frame(image, max_persons=3)])
     assert found.boxes[:, 0].tolist() == [290, 280, 270]
+    (found,) = find_boxes(detector, [frame(image, min_score=0.775)])
+    assert found.boxes[:, 0].tolist() == [290, 280]
 
 
-def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
+def test_boxes_that_a_frame_brings_stay_as_they_are() -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+    given = Boxes(np.array([[1, 2, 3, 4]], np.float32), np.array([0.01], np.float32))
+    seen, unseen = Frame(image, Options(), given), Frame(image, Options())
+    first, second, third = find_boxes(finder([[0, 0, 10, 10]], [0.9]), [seen, unseen, seen])
+    assert first is given and third is given
+    assert second.boxes.tolist() == [[0, 0, 10, 10]]
+
+
+def test_extreme_image_shapes_are_estimated(pipeline: Pipeline) -> None:
     for shape in ((1, 1), (1, 32_766), (32_766, 1), (2, 20_000)):
         pipeline.run([frame(np.full((*shape, 3), 255, np.uint8))])
-    canvas, scale = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
+    canvas, affine = letterbox(np.zeros((1, 32_766, 3), np.uint8), (320, 320), 114)
     assert canvas.shape == (320, 320, 3)
-    assert scale == pytest.approx(320 / 32_766)
+    assert affine[0, 0] == pytest.approx(320 / 32_766)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +203,10 @@ def test_extreme_shapes_are_served(pipeline: Pipeline) -> None:
         ({"name": None, "commit": None}, "without name, commit"),
         ({"letterbox_fill": None}, "letterbox_fill"),
         ({"heatmap_stride": None}, "heatmap_stride"),
-        ({"keypoint_names": json.dumps(NAMES[::-1])}, "keypoints"),
+        ({"keypoint_names": json.dumps(NAMES[::-1])}, "keypoints other than COCO's need keypoint_edges"),
         ({"input_size": "[64, 64]"}, "cannot be run"),
-        ({"input_size": "wide"}, "cannot be run"),
+        ({"input_size": "wide"}, "input_size 'wide' cannot be read"),
+        ({"fit": "somewhere"}, "fit 'somewhere' cannot be read"),
     ],
 )
 def test_a_network_with_other_metadata_is_refused(
@@ -168,7 +217,7 @@ def test_a_network_with_other_metadata_is_refused(
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no such file"):
         open_pipeline(tmp_path, threads=1)
     (tmp_path / "detector.onnx").write_bytes(b"not a network")

@@ -1,4 +1,4 @@
-"""The worker without a server: a child that dies, hangs or is orphaned, and networks that are replaced."""
+"""The worker without a server: a child that dies, hangs or is orphaned, and reloads of networks."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def frames(pixels: Pixels) -> list[Frame]:
     return [Frame(pixels, Options()), Frame(pixels[:300, ::2], Options(max_persons=1))]
 
 
-def test_a_child_answers_as_the_pipeline_does(
+def test_a_child_gives_the_results_of_the_pipeline(
     child: ProcessPipeline, folder: Path, frames: list[Frame]
 ) -> None:
     here = open_pipeline(folder, threads=1)
@@ -54,18 +55,20 @@ def test_a_child_answers_as_the_pipeline_does(
     assert child.models == here.models
 
 
-def test_what_a_batch_fails_by_is_told_and_the_child_lives_on(
+def test_the_error_of_a_batch_is_returned_and_the_child_keeps_running(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*detector\.py"):
+    with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*topdown\.py"):
         child.run([Frame(frames[0].image[:0], Options())])
     assert child.alive()
     assert child.run(frames)[0].persons
 
 
-def test_a_killed_child_is_a_loss_until_it_is_restarted(child: ProcessPipeline, frames: list[Frame]) -> None:
+def test_a_killed_child_fails_batches_until_it_is_restarted(
+    child: ProcessPipeline, frames: list[Frame]
+) -> None:
     before = child.run(frames)
-    os.kill(child._child.pid, signal.SIGKILL)
+    os.kill(child._child.process.pid, signal.SIGKILL)
     with pytest.raises(WorkerLost):
         child.run(frames)
     assert not child.alive()
@@ -76,34 +79,36 @@ def test_a_killed_child_is_a_loss_until_it_is_restarted(child: ProcessPipeline, 
 
 def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None:
     child = open_child(folder, timeout_s=1)
-    os.kill(child._child.pid, signal.SIGSTOP)
+    os.kill(child._child.process.pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost):
         child.run(frames)
     assert not child.alive()
     child.close()
 
 
-def test_what_stops_every_process_leaves_a_batch_to_finish(
+def test_a_signal_to_the_process_group_lets_the_batch_finish(
     child: ProcessPipeline, frames: list[Frame]
 ) -> None:
-    assert os.getpgid(child._child.pid) != os.getpgrp()
+    assert os.getpgid(child._child.process.pid) != os.getpgrp()
     child.run(frames)  # it has long begun
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(child._child.pid, number)
+        os.kill(child._child.process.pid, number)
     assert child.run(frames)[0].persons
 
 
-def test_a_restart_needs_no_file_of_now(child: ProcessPipeline, folder: Path, frames: list[Frame]) -> None:
+def test_a_restart_uses_the_loaded_networks_not_the_files(
+    child: ProcessPipeline, folder: Path, frames: list[Frame]
+) -> None:
     shutil.rmtree(folder)
-    os.kill(child._child.pid, signal.SIGKILL)
+    os.kill(child._child.process.pid, signal.SIGKILL)
     child.restart()
     assert child.run(frames)[0].persons
 
 
-def test_a_child_ends_with_its_parent_whatever_ends_that(folder: Path) -> None:
+def test_a_child_ends_when_its_parent_is_killed(folder: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tests.inference.test_reloadable import open_child;"
-        "child = open_child(Path(sys.argv[1])); print(child._child.pid, flush=True); time.sleep(600)"
+        "child = open_child(Path(sys.argv[1])); print(child._child.process.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -122,7 +127,7 @@ def test_a_child_ends_with_its_parent_whatever_ends_that(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_new_networks_replace_the_old_unless_they_are_bad(
+def test_valid_new_networks_replace_the_old_ones(
     kind: str, folder: Path, frames: list[Frame], tmp_path: Path
 ) -> None:
     def open_() -> AnyPipeline:
@@ -151,7 +156,7 @@ def test_new_networks_replace_the_old_unless_they_are_bad(
     worker.close()
 
 
-def test_a_batch_that_comes_as_networks_are_replaced_runs_on_the_new(
+def test_a_batch_during_a_reload_runs_on_the_new_networks(
     folder: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker(lambda: open_child(folder))
@@ -159,9 +164,9 @@ def test_a_batch_that_comes_as_networks_are_replaced_runs_on_the_new(
     old = worker._pipeline
     run = old.run
 
-    def late(frames: list[Frame]) -> list[Estimate]:
+    def late(frames: list[Frame], *, alone: bool) -> list[Estimate]:
         worker.reload()
-        return run(frames)
+        return run(frames, alone=alone)
 
     monkeypatch.setattr(old, "run", late)
     assert worker.run(frames)[0].persons == answer
@@ -169,8 +174,43 @@ def test_a_batch_that_comes_as_networks_are_replaced_runs_on_the_new(
     worker.close()
 
 
+def test_a_replaced_pipeline_that_has_ended_is_no_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(lambda: open_child(folder))
+    old = worker._pipeline
+    alive = old.alive
+
+    def late() -> bool:
+        worker.reload()
+        return alive()
+
+    monkeypatch.setattr(old, "alive", late)
+    assert worker.alive()
+    assert worker._pipeline is not old
+    assert not alive()
+    worker.close()
+
+
+def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
+    folder: Path, pixels: Pixels
+) -> None:
+    save_networks(folder, slow=True)
+    worker = Worker(lambda: ProcessPipeline(folder, threads=4, runtime="onnx", timeout_s=60))
+    old = worker._pipeline
+    sizes = (100, 200, 300, 400)
+    with ThreadPoolExecutor(5) as pool:
+        frames = [Frame(pixels[:size], Options()) for size in sizes]
+        runs = [pool.submit(worker.run, [frame], alone=False) for frame in frames]
+        while len(old._child._asked) < 4:  # type: ignore[attr-defined]
+            pass
+        pool.submit(worker.reload).result(60)
+        answers = [run.result(60) for run in runs]
+    assert [answer.persons[0].bbox[3] for (answer,) in answers] == [*sizes]
+    assert worker._pipeline is not old
+    worker.close()
+
+
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_bad_networks_are_refused_at_the_start_too(kind: str, folder: Path, tmp_path: Path) -> None:
+def test_invalid_networks_are_refused_at_start_up(kind: str, folder: Path, tmp_path: Path) -> None:
     _spoil(folder, "not finite", tmp_path / "other")
     with pytest.raises(ArtefactError, match=rf"{folder}/pose\.onnx: its outputs are not finite"):
         open_child(folder) if kind == "process" else open_pipeline(folder, threads=1)

@@ -1,4 +1,4 @@
-"""The networks and the words that the repository ships, as a stranger meets them."""
+"""The shipped networks and the first steps of a new user."""
 
 import json
 import shlex
@@ -50,6 +50,6 @@ def test_the_curl_line_works_when_pasted(shipped: Service) -> None:
     assert json.loads(done.stdout)["results"][0]["persons"]
 
 
-def test_the_greeting_names_page_and_documents(shipped: Service) -> None:
+def test_the_greeting_shows_the_page_and_the_documents(shipped: Service) -> None:
     assert f"{shipped.url}/\n" in shipped.greeting()
     assert f"{shipped.url}/docs\n" in shipped.greeting()

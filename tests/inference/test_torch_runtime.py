@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model" / "weights"
 
 
-def test_torch_finds_the_persons_that_onnxruntime_finds() -> None:
+def test_torch_and_onnxruntime_find_the_same_persons() -> None:
     photo = np.asarray(cv2.imread(str(ROOT / "examples" / "astronaut.jpg")), np.uint8)
     frames = [Frame(photo, Options())]
     (ours,), (theirs,) = (
@@ -26,7 +26,7 @@ def test_torch_finds_the_persons_that_onnxruntime_finds() -> None:
         np.testing.assert_allclose(one.bbox, other.bbox, atol=0.05)
 
 
-def test_torch_without_its_weights_is_refused_with_their_path(tmp_path: Path) -> None:
+def test_missing_torch_weights_are_reported_with_their_path(tmp_path: Path) -> None:
     (tmp_path / "pose.onnx").write_bytes((WEIGHTS / "pose.onnx").read_bytes())
     with pytest.raises(ArtefactError, match=r"pose\.safetensors"):
         open_session(tmp_path / "pose.onnx", "pose", threads=1, runtime="torch")

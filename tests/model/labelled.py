@@ -1,4 +1,4 @@
-"""Labelled photos: as records, as scenes in memory, as a shard."""
+"""Labelled photos as records, as scenes in memory, and as a shard."""
 
 import gzip
 import io
@@ -20,27 +20,27 @@ PORTRAIT = np.asarray(cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileo
 
 
 def person(number: int, keypoints: Floats, area: float = 5000.0, **fields: Any) -> PersonLabel:
-    """A label whose box is round its keypoints."""
+    """A label whose box encloses its keypoints."""
     low, high = keypoints[:, :2].min(0) - 5, keypoints[:, :2].max(0) + 5
     box = np.concatenate([low, high]).astype(np.float32)
     return PersonLabel(number, box, keypoints, np.zeros_like(keypoints), area, **fields)
 
 
 def scene(number: int, persons: Sequence[PersonLabel], image: Pixels | None = None, **fields: Any) -> Scene:
-    """A photo with labels, black unless pixels are given."""
+    """A photo with labels; black if no pixels are given."""
     data = encode(np.zeros((400, 500, 3), np.uint8) if image is None else image)
     return Scene(number, "coco", "val", fields.pop("boxes_complete", True), tuple(persons), lambda: data)
 
 
 def random_keypoints(rng: np.random.Generator, size: float = 100.0) -> Floats:
-    """Keypoints (17, 3) somewhere, each labelled."""
+    """Random keypoints (17, 3), all labelled."""
     corner = rng.uniform(0, 250, 2)
     xy = corner + rng.uniform(0, size, (17, 2)) * (1, 1.5)
     return np.concatenate([xy, rng.integers(1, 3, (17, 1))], 1).astype(np.float32)
 
 
 def random_joints(seed: int = 0) -> Floats:
-    """MPII's joints (16, 3) somewhere, each labelled."""
+    """Random MPII joints (16, 3), all labelled."""
     return np.concatenate([np.random.default_rng(seed).uniform(0, 200, (16, 2)), np.ones((16, 1))], 1).astype(
         np.float32
     )
@@ -61,27 +61,27 @@ def dotted(points: Floats, shape: tuple[int, int] = (400, 500)) -> Pixels:
 
 
 def encode(pixels: Pixels, suffix: str = ".png") -> bytes:
-    """An image BGR (H, W, 3) as a file of the given kind."""
+    """An image BGR (H, W, 3) encoded in the given format."""
     written, buffer = cv2.imencode(suffix, pixels)
     assert written
     return bytes(np.asarray(buffer).tobytes())
 
 
 def photo(number: int, pixels: Pixels | bytes, **fields: Any) -> dict[str, Any]:
-    """An image record with its pixels, or with the bytes of its file."""
+    """An image record with its pixels or its encoded bytes."""
     data = pixels if isinstance(pixels, bytes) else encode(pixels)
     record = {"id": number, "file_name": f"{number:06}.png", "source": "coco", "split": "val"}
     return {**record, "boxes_complete": True, "data": data, **fields}
 
 
 def annotation(number: int, image: int, box: Sequence[float], **fields: Any) -> dict[str, Any]:
-    """A person of an image in the box x, y, width, height, without keypoints unless given."""
+    """A person of an image with the box x, y, width, height and optional keypoints."""
     record = {"id": number, "image_id": image, "category_id": 1, "bbox": list(box), "iscrowd": 0}
     return {**record, "area": box[2] * box[3], **fields}
 
 
 def write_photos(path: Path, photos: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]) -> None:
-    """Write photos (made by `photo`) and their annotations (made by `annotation`) as one shard."""
+    """Write photos (from `photo`) and annotations (from `annotation`) as one shard."""
     images = [{key: value for key, value in record.items() if key != "data"} for record in photos]
     labels = json.dumps({"images": images, "annotations": list(annotations)}).encode()
     with tarfile.open(path, "w") as tar:

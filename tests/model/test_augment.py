@@ -52,7 +52,7 @@ def test_mirroring_exchanges_left_and_right() -> None:
     assert mirrored[0].tolist() == list(map(float, FLIP_INDEX)) and mirrored[1].tolist() == list(range(17))
 
 
-def test_outside_of_the_source_is_filled() -> None:
+def test_pixels_outside_the_source_are_filled() -> None:
     affine = torch.tensor([[[1.0, 0, -50], [0, 1, 0]]])
     warped = augment.warp(torch.full((1, 3, 40, 40), 200.0), affine, (40, 100), fill=114)
     assert warped[..., :48].unique().tolist() == [114.0] and warped[0, 0, 20, 60] == 200

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,8 @@ def test_the_network_gives_calibrated_scores_and_the_same_boxes() -> None:
 
 def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
     class Sure:
-        def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
-            return np.full((len(boxes), 17, 3), 0.8, np.float32)
+        def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+            return [np.full((len(each), 17, 3), 0.8, np.float32) for each in boxes]
 
     rng = np.random.default_rng(2)
     scenes = [scene(n, [person(n, random_keypoints(rng))]) for n in range(3)]

@@ -14,7 +14,7 @@ PHOTO = PORTRAIT[:240]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two photos in the layout that COCO publishes, the second without a person."""
+    """Two photos in COCO's published layout, the second without persons."""
     keypoints = [0] * 51
     keypoints[:6] = [230, 120, 2, 245, 105, 1]
     fields: dict[str, Any] = {"segmentation": [[1, 2, 3, 4, 5, 6]], "num_keypoints": 2}
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_photos_and_persons_of_the_published_layout(root: Path) -> None:
+def test_the_published_layout_is_read(root: Path) -> None:
     full, empty = read_coco(root, "val")
     assert (full.id, full.source, full.split, full.boxes_complete) == (42, "coco", "val", True)
     assert (empty.id, empty.persons) == (43, ())
@@ -61,7 +61,7 @@ def test_the_photo_is_read_in_blue_green_red(root: Path) -> None:
     assert np.abs(image.astype(int) - PHOTO).mean() < 4
 
 
-def test_missing_parts_are_told(root: Path) -> None:
+def test_missing_files_are_reported(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="person_keypoints_train2017"):
         read_coco(root, "train")
     (root / "val2017" / "000000000042.jpg").unlink()

@@ -24,7 +24,7 @@ def crops(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> PersonCrops
     return PersonCrops([folder], (256, 192), CPU)
 
 
-def test_people_are_trusted_first_then_the_teacher_by_its_score() -> None:
+def test_labels_have_weight_one_and_the_teacher_its_score() -> None:
     human, teacher = np.zeros((17, 3)), np.zeros((17, 3))
     human[0] = 10, 20, 2
     teacher[:5] = [(99, 99, 0.9), (30, 40, 0.6), (50, 60, 0.2), (70, 80, 0.05), (1, 1, 0.4)]
@@ -34,7 +34,7 @@ def test_people_are_trusted_first_then_the_teacher_by_its_score() -> None:
     assert points[3].tolist() == [ABSENT, ABSENT]  # the teacher is sure that it is out of sight
 
 
-def test_without_a_teacher_an_unlabelled_joint_says_nothing() -> None:
+def test_an_unlabelled_joint_without_a_teacher_has_weight_zero() -> None:
     human = np.zeros((17, 3))
     human[5] = 10, 20, 1
     _, weights = targets(person(human, np.zeros((17, 3))))

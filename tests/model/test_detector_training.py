@@ -48,7 +48,7 @@ def config(shards: Path, teacher: Path, tmp_path: Path) -> TrainConfig:
     )  # fmt: skip
 
 
-def test_the_teacher_speaks_in_pixels_of_the_very_image(teacher: Path) -> None:
+def test_the_teacher_returns_pixels_of_the_same_image(teacher: Path) -> None:
     image = torch.zeros(1, 3, 320, 320)
     image[..., 160:, :] = 255
     boxes, scores = DenseTeacher(teacher, 1)(image)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, pose_score, served
+from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, served
 from model.geometry import Floats, Pixels
 from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
 from model.scenes import KEPT_APART, Scene, read_shards
@@ -28,32 +28,25 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 @pytest.fixture
 def labelled() -> list[Scene]:
-    """Six photos of two persons each, every keypoint labelled."""
+    """Six photos with two persons each and all keypoints labelled."""
     rng = np.random.default_rng(7)
     return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
-def test_a_pose_is_as_sure_as_its_sure_keypoints() -> None:
-    keypoints = np.zeros((3, 17, 3), np.float32)
-    keypoints[0, :, 2] = 0.5
-    keypoints[1, :4, 2], keypoints[1, 4:, 2] = 0.8, 0.19
-    keypoints[2, :, 2] = 0.1
-    np.testing.assert_allclose(pose_score(keypoints), [0.5, 0.8, 0.0], atol=1e-6)
-
-
-class Teller:
-    """A pose network that knows the labels, and notes what it is asked."""
+class KnownLabels:
+    """A pose network that returns the labels and records its input."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self.labels = [p for s in scenes for p in s.persons]
         self.asked: list[list[float]] = []
 
-    def keypoints(self, image: Pixels, boxes: Floats) -> Floats:
-        self.asked += boxes.tolist()
-        nearest = [min(self.labels, key=lambda p: float(np.abs(p.box - box).sum())) for box in boxes]
+    def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+        (wanted,) = boxes
+        self.asked += wanted.tolist()
+        nearest = [min(self.labels, key=lambda p: float(np.abs(p.box - box).sum())) for box in wanted]
         found = np.stack([p.keypoints for p in nearest])
         found[..., 2] = 1
-        return found
+        return [found]
 
 
 def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) -> None:
@@ -61,7 +54,7 @@ def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) 
     crowd = person(2, random_keypoints(np.random.default_rng(2)), crowd=True)
     first = replace(labelled[0], persons=(*labelled[0].persons, unlabelled, crowd))
     scenes = [first, *labelled[1:], scene(99, [unlabelled]), scene(98, [])]
-    teller = Teller(labelled)
+    teller = KnownLabels(labelled)
     accuracy = pose_accuracy(teller, scenes)
     assert (accuracy.ap, accuracy.persons, accuracy.images) == (1, 12, 6)
     assert teller.asked == [p.box.tolist() for s in labelled for p in s.persons]
@@ -71,18 +64,18 @@ def test_detected_boxes_carry_their_scores_into_the_poses(labelled: list[Scene])
     scenes = [*labelled, scene(99, [])]
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found = [(np.stack([p.box for p in s.persons]), np.array([0.9, 0.3], np.float32)) for s in labelled]
-    poses = estimate(Teller(labelled), scenes, [*found, none])
+    poses = estimate(KnownLabels(labelled), scenes, [*found, none])
     assert keypoint_accuracy(scenes, poses).ap == 1
     np.testing.assert_allclose(poses[0][1], [0.9, 0.3])
     assert poses[-1][0].shape == (0, 17, 3) and poses[-1][1].shape == (0,)
     surest = labelled[0].persons[0].box[None], np.array([1.0], np.float32)
-    assert keypoint_accuracy(scenes, estimate(Teller(labelled), scenes, [*found, surest])).ap < 1
+    assert keypoint_accuracy(scenes, estimate(KnownLabels(labelled), scenes, [*found, surest])).ap < 1
 
 
 def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Scene]) -> None:
     boxes = np.arange(120, dtype=np.float32).reshape(30, 4)
     ((keypoints, scores),) = estimate(
-        Teller(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
+        KnownLabels(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
     )
     assert len(keypoints) == len(scores) == 20 and scores[0] == 1
 
@@ -91,9 +84,9 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
     class Fixed:
         seen = 0
 
-        def persons(self, image: Pixels) -> Scored:
+        def detect(self, images: Sequence[Pixels]) -> list[Scored]:
             self.seen += 1
-            return np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32)
+            return [(np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32))]
 
     fixed = Fixed()
     scenes = [labelled[0], replace(labelled[1], boxes_complete=False), scene(99, [])]
@@ -113,14 +106,14 @@ def test_pckh_of_a_predictor() -> None:
     labels = [person(n, random_joints(n), head_size=20.0) for n in range(4)]
     scenes = [scene(0, labels[:1]), scene(1, labels[1:])]
     off = replace(labels[2], keypoints=labels[2].keypoints + np.float32(50))
-    told = [scene(0, [labels[0], labels[1], off, labels[3]])]
-    figures = pckh_accuracy(Teller(told), scenes)
+    labelled_scenes = [scene(0, [labels[0], labels[1], off, labels[3]])]
+    figures = pckh_accuracy(KnownLabels(labelled_scenes), scenes)
     assert figures == {**dict.fromkeys([*PCKH_GROUPS, "mean"], 0.75), "persons": 4, "images": 2}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Networks, and a shard: a person they find, the same without keypoints, and nobody but a bright spot."""
+    """Networks and a shard: a person, the same person without keypoints, and only a bright spot."""
     save_networks(tmp_path)
     points = np.array([[120.3, 60.2], [200.4, 150.1], [160.0, 250.7]], np.float32)
     image = np.zeros((320, 320, 3), np.uint8)
@@ -160,11 +153,8 @@ def test_the_command_prints_one_table(folder: Path, capsys: pytest.CaptureFixtur
     run(folder, "--json", f"{folder}/figures.json")
     printed = capsys.readouterr().out
     assert "as served, all photos: 1.00 boxes looked at and 1.00 persons given a photo" in printed
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in printed.splitlines()
-        if line.startswith("|")
-    ]
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
     assert lines[0] == ["task", "network", "AP", "AP50", "AP75", "AR", "persons", "images"]
     table = {(line[0], line[1]): (float(line[2]), int(line[6]), int(line[7])) for line in lines[2:]}
     both = "keypoints, boxes detected"
@@ -184,7 +174,7 @@ def test_the_command_prints_one_table(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_the_command_chooses_split_and_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, "--source", "misc", "--no-dark")
-    tasks = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:] if line[0] == "|"]
+    tasks = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert tasks == ["| keypoints, boxes given"]  # the boxes of that photo are not complete
     with pytest.raises(ValueError, match="no photos of split 'test', source 'coco'"):
         run(folder, "--split", "test")
@@ -199,7 +189,8 @@ def test_photos_kept_apart_are_measured_on_their_own(
     counts = {}
     for option in ((), ("--decide",)):
         run(folder, *option)
-        lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line[0] == "|"]
+        printed = capsys.readouterr().out.splitlines()[2:]
+        lines = [line.split(" | ") for line in printed if line.startswith("|")]
         counts[option] = {line[0]: int(line[-1].strip(" |")) for line in lines}
     assert counts[()]["| keypoints, boxes given"] == 1 and counts[()]["| person boxes, all photos"] == 2
     assert counts[("--decide",)] == {"| keypoints, boxes given": 1}  # its boxes are not complete
@@ -212,15 +203,15 @@ def val_photos(n: int) -> list[Scene]:
     return [s for s in scenes if any(p.keypoints[:, 2].any() for p in s.persons)][:n]
 
 
-@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not at hand")
-def test_published_networks_are_fed_as_they_expect() -> None:
-    from model.baselines import MoveNetLightning, PicoDet, PPTinyPose, RTMDet
+@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not available")
+def test_published_networks_get_the_input_they_expect() -> None:
+    from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 
     cv2.setNumThreads(1)
     scenes, folder = val_photos(8), SHARED / "teachers"
-    plain = pose_accuracy(PPTinyPose(folder), scenes).ap
+    plain = pose_accuracy(pp_tinypose(folder), scenes).ap
     assert plain > 0.6
-    assert pose_accuracy(PPTinyPose(folder, flip=True), scenes).ap > plain - 0.03
+    assert pose_accuracy(pp_tinypose(folder, flip=True), scenes).ap > plain - 0.03
     assert pose_accuracy(MoveNetLightning(folder), scenes).ap > 0.25
-    assert person_accuracy(PicoDet(folder), scenes).ap > 0.3
-    assert person_accuracy(RTMDet(folder), scenes).ap > 0.3
+    assert person_accuracy(picodet(folder), scenes).ap > 0.3
+    assert person_accuracy(rtmdet(folder), scenes).ap > 0.3

@@ -39,13 +39,15 @@ def test_exported_detector_gives_boxes_and_scores(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = PersonDetector().eval()
     export.export_detector(network, tmp_path / "detector.onnx", "1")
-    photos = np.random.default_rng(0).integers(0, 256, (3, 320, 320, 3), np.uint8)
-    (boxes, scores), metadata = run(tmp_path / "detector.onnx", photos)
-    rgb = torch.from_numpy(photos[..., ::-1].copy()).permute(0, 3, 1, 2).float()
-    with torch.inference_mode():
-        expected = network(rgb)
-    np.testing.assert_allclose(boxes, expected[0].numpy(), atol=1e-2)
-    np.testing.assert_allclose(scores, expected[1].numpy(), atol=1e-4)
+    for size in ((320, 320), (192, 320), (320, 32)):
+        photos = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+        (boxes, scores), metadata = run(tmp_path / "detector.onnx", photos)
+        rgb = torch.from_numpy(photos[..., ::-1].copy()).permute(0, 3, 1, 2).float()
+        with torch.inference_mode():
+            expected = network(rgb)
+        np.testing.assert_allclose(boxes, expected[0].numpy(), atol=1e-2)
+        np.testing.assert_allclose(scores, expected[1].numpy(), atol=1e-4)
+    assert metadata["input_step"] == "32"
     assert metadata["task"] == "detector" and metadata["letterbox_fill"] == "114"
 
 

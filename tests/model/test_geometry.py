@@ -3,14 +3,17 @@ import numpy as np
 import pytest
 
 from model.geometry import (
+    Alignment,
+    Fit,
     average_boxes,
     box_to_affine,
     crop,
     decode_heatmaps,
+    decode_simcc,
     encode_heatmaps,
     invert,
     letterbox,
-    non_maximum_suppression,
+    nms,
     transform,
 )
 from model.keypoints import FLIP_INDEX, FLIP_PAIRS, NAMES
@@ -42,8 +45,8 @@ def test_a_crop_holds_its_box_in_the_middle(box: tuple[float, ...]) -> None:
     assert affine[0, 0] == affine[1, 1] > 0 and affine[0, 1] == affine[1, 0] == 0
 
 
-def test_the_crop_shows_what_the_affine_says() -> None:
-    """The colour at a crop's pixel is the image's colour where the inverse affine leads."""
+def test_the_crop_matches_its_affine() -> None:
+    """The colour of a crop pixel is the image's colour at the inverse of the affine."""
     affine = box_to_affine((150, 100, 300, 300), SIZE, 1.25)
     smooth = cv2.GaussianBlur(PORTRAIT, (0, 0), 4)
     pixels = np.random.default_rng(1).uniform(5, (187, 251), (200, 2)).round().astype(np.float32)
@@ -66,30 +69,94 @@ def test_outside_the_image_is_black() -> None:
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (100, 90), (320, 320), (1000, 3)])
 def test_letterbox_keeps_the_aspect_at_the_top_left(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 255, np.uint8)
-    canvas, scale = letterbox(image, (320, 320), 114)
-    assert canvas.shape == (320, 320, 3) and scale == 320 / max(shape)
+    canvas, affine = letterbox(image, (320, 320), 114)
+    scale = 320 / max(shape)
+    np.testing.assert_allclose(affine, [[scale, 0, 0], [0, scale, 0]], rtol=1e-6)
+    assert canvas.shape == (320, 320, 3)
     height, width = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
     assert (canvas[:height, :width] == 255).all()
     assert (canvas[height:] == 114).all() and (canvas[:, width:] == 114).all()
 
 
-def test_the_letterbox_scale_leads_back_to_the_image() -> None:
-    image = np.zeros((400, 600, 3), np.uint8)
-    image[100:200, 300:450] = 255
-    canvas, scale = letterbox(image, (320, 320), 114)
-    rows, columns = np.nonzero(canvas[:213, :, 0] > 127)
-    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scale
-    np.testing.assert_allclose(box, [300, 100, 450, 200], atol=1 / scale)
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("shape", [(400, 600), (600, 470), (200, 190)])
+def test_the_letterbox_affine_leads_back_to_the_image(fit: Fit, shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    image[100:170, 60:150] = 255
+    canvas, affine = letterbox(image, (320, 288), 50, fit)
+    assert canvas.shape == (320, 288, 3)
+    rows, columns = np.nonzero(canvas[:, :, 0] > 127)
+    corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
+    back = transform(corners, invert(affine))
+    np.testing.assert_allclose(back, [[60, 100], [150, 170]], atol=1.01 / affine[[0, 1], [0, 1]].min())
 
 
-def test_suppression_keeps_the_best_of_each_heap() -> None:
+def test_an_image_lies_at_the_top_left_in_the_middle_or_everywhere() -> None:
+    image = np.zeros((200, 400, 3), np.uint8)
+    filled = {fit: letterbox(image, (320, 320), 50, fit)[0][:, 0, 0] == 50 for fit in Fit}
+    assert np.flatnonzero(~filled[Fit.TOP_LEFT]).tolist() == list(range(160))
+    assert np.flatnonzero(~filled[Fit.CENTRED]).tolist() == list(range(80, 240))
+    assert not filled[Fit.STRETCH].any()
+
+
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("shape", [(400, 600), (600, 250), (1, 900)])
+def test_a_canvas_ends_at_the_step_after_the_image(shape: tuple[int, int], fit: Fit) -> None:
+    image = np.full((*shape, 3), 255, np.uint8)
+    whole, _ = letterbox(image, (320, 320), 50, fit)
+    canvas, _ = letterbox(image, (320, 320), 50, fit, step=32)
+    assert not canvas.shape[0] % 32 and not canvas.shape[1] % 32
+    filled = [
+        np.count_nonzero((each[..., 0] != 50).any(1 - axis)) for axis in (0, 1) for each in (whole, canvas)
+    ]
+    assert filled[0] == filled[1] and filled[2] == filled[3]  # the image itself is as large as before
+    assert 0 <= canvas.shape[0] - filled[0] < 32 and 0 <= canvas.shape[1] - filled[2] < 32
+
+
+def test_nms_keeps_the_best_box_of_each_group() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [1, 0, 11, 10], [0, 0, 10, 20], [51, 50, 61, 60]])
     scores = np.array([0.5, 0.9, 0.8, 0.3, 0.4], np.float32)
     # intersection over union: 0 with 2: 90 / 110; 3 with 2: 90 / 210; 4 with 1: 90 / 110
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.6).tolist() == [1, 2, 3]
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.4).tolist() == [1, 2]
-    assert non_maximum_suppression(boxes.astype(np.float32), scores, 0.9).tolist() == [1, 2, 0, 4, 3]
-    assert non_maximum_suppression(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.6).shape == (0,)
+    assert nms(boxes.astype(np.float32), scores, 0.6).tolist() == [1, 2, 3]
+    assert nms(boxes.astype(np.float32), scores, 0.4).tolist() == [1, 2]
+    assert nms(boxes.astype(np.float32), scores, 0.9).tolist() == [1, 2, 0, 4, 3]
+    assert nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.6).shape == (0,)
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_each_alignment_places_the_crop_in_its_box(alignment: Alignment) -> None:
+    """The published definitions: which crop pixels are on the borders of the box."""
+    affine = box_to_affine((100, 50, 196, 178), SIZE, 1.0, alignment)  # the aspect of the crop: 96 x 128
+    corners = transform(np.array([[100, 50], [196, 178]], np.float32), affine)
+    expected = {
+        Alignment.CENTRES: [[-0.5, -0.5], [191.5, 255.5]],
+        Alignment.ORIGINS: [[0, 0], [192, 256]],
+        Alignment.CORNERS: [[0, 0], [191, 255]],
+    }
+    np.testing.assert_allclose(corners, expected[alignment], atol=1e-3)
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_each_alignment_places_the_heatmap_in_the_crop(alignment: Alignment) -> None:
+    heatmaps = np.zeros((1, 2, 64, 48), np.float32)
+    heatmaps[0, 0, 0, 0], heatmaps[0, 1, 63, 47] = 1, 1
+    expected = {
+        Alignment.CENTRES: [[1.5, 1.5], [189.5, 253.5]],
+        Alignment.ORIGINS: [[0, 0], [188, 252]],
+        Alignment.CORNERS: [[0, 0], [191, 255]],
+    }
+    np.testing.assert_allclose(
+        decode_heatmaps(heatmaps, 4, alignment)[0, :, :2], expected[alignment], rtol=1e-6
+    )
+
+
+def test_classes_of_the_coordinates_are_decoded() -> None:
+    x, y = np.zeros((1, 3, 384), np.float32), np.zeros((1, 3, 512), np.float32)
+    x[0, :, [11, 200, 383]] = np.eye(3) * 0.9
+    y[0, :, [0, 301, 511]] = np.eye(3) * 1.2
+    x[0, 2], y[0, 2] = np.nan, -1
+    (found,) = decode_simcc(x, y, 0.5)
+    np.testing.assert_allclose(found, [[5.5, 0, 0.9], [100, 150.5, 0.9], [0, 0, 0]], rtol=1e-6)
 
 
 def test_a_box_is_averaged_with_those_that_overlap_it() -> None:
@@ -139,7 +206,7 @@ def test_peaks_at_the_border_stay_where_they_are() -> None:
     np.testing.assert_allclose(decoded, [[1.5, 1.5, 0.7], [189.5, 253.5, 1], [9.5, 121.5, 0.2]], atol=1e-6)
 
 
-def test_useless_heatmaps_give_finite_points_without_score() -> None:
+def test_flat_heatmaps_give_finite_points_with_score_zero() -> None:
     heatmaps = np.zeros((2, 2, 64, 48), np.float32)
     heatmaps[0, 1], heatmaps[1, 0], heatmaps[1, 1] = np.nan, -1, -np.inf
     decoded = decode_heatmaps(heatmaps, 4)
@@ -147,14 +214,14 @@ def test_useless_heatmaps_give_finite_points_without_score() -> None:
     assert (decoded[..., :2] >= 0).all() and (decoded[..., :2] <= (191, 255)).all()
 
 
-def test_a_batch_is_decoded_as_its_parts_are() -> None:
+def test_a_batch_is_decoded_like_its_items() -> None:
     heatmaps = encode_heatmaps(inner_points(51, 5), SIZE, 4, 2.0).reshape(3, 17, 64, 48)
     alone = np.concatenate([decode_heatmaps(one[None], 4) for one in heatmaps])
     np.testing.assert_array_equal(decode_heatmaps(heatmaps, 4), alone)
 
 
 def test_flips_of_crop_and_heatmap_commute() -> None:
-    """Points mirrored in the crop have mirrored heatmaps, and mirrored heatmaps mirrored points."""
+    """Mirrored points have mirrored heatmaps and the reverse."""
     points = inner_points(17, 6)
     mirrored = np.stack([192 - 1 - points[:, 0], points[:, 1]], 1)
     heatmaps = encode_heatmaps(points, SIZE, 4, 2.0)

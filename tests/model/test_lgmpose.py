@@ -31,7 +31,7 @@ def test_a_batch_gives_what_its_crops_give_alone(network: LGMPose) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_every_weight_learns(network: LGMPose) -> None:
+def test_every_weight_changes_in_training(network: LGMPose) -> None:
     trained = LGMPose().train()
     torch.nn.init.normal_(trained.head.weight)
     trained(255 * torch.rand(2, 3, 256, 192)).square().sum().backward()

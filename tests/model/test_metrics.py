@@ -10,15 +10,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.geometry import Floats
-from model.keypoints import FLIP_INDEX, OKS_SIGMAS
+from model.keypoints import FLIP_INDEX, MPII, OKS_SIGMAS
 from model.metrics import PCKH_GROUPS, Scored, box_accuracy, ground_truth, keypoint_accuracy, pckh
-from model.mpii import NAMES
 from model.scenes import PersonLabel, Scene
 from tests.model.labelled import person, random_joints, random_keypoints, scene, shift
 
 
 def random_scenes(rng: np.random.Generator) -> list[Scene]:
-    """Photos of none to fourteen persons of all sizes, some unlabelled, some partly so, some crowds."""
+    """Photos with 0 to 14 persons of all sizes; some are unlabelled, partly labelled or crowds."""
     scenes = []
     for number in range(24):
         persons = []
@@ -33,7 +32,7 @@ def random_scenes(rng: np.random.Generator) -> list[Scene]:
 
 
 def noisy_predictions(rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[list[Scored], list[Scored]]:
-    """Boxes and poses near the labels, some missing, and some where nobody is."""
+    """Boxes and poses near the labels; some are missing, some are false."""
     boxes, poses = [], []
     for each in scenes:
         found = [p for p in each.persons if rng.random() < 0.85]
@@ -50,7 +49,7 @@ def noisy_predictions(rng: np.random.Generator, scenes: Sequence[Scene]) -> tupl
 
 
 def reference(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str) -> list[float]:
-    """AP, AP50, AP75, APM, APL, AR of COCO's own evaluation."""
+    """AP, AP50, AP75, APM, APL, AR of COCO's evaluation."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = ground_truth(scenes)
@@ -90,13 +89,13 @@ def test_figures_equal_those_of_cocos_own_evaluation(seed: int) -> None:
 
 @pytest.fixture
 def labelled() -> list[Scene]:
-    """Six photos of two persons each, every keypoint labelled."""
+    """Six photos with two persons each and all keypoints labelled."""
     rng = np.random.default_rng(7)
     return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
 def as_poses(scenes: Sequence[Scene], change: Any = lambda keypoints: keypoints) -> list[Scored]:
-    """The labels of the counted persons as predictions, after a change to them."""
+    """The labels of the counted persons as predictions, after a change."""
     found = [[change(p.keypoints.copy()) for p in s.persons if p.keypoints[:, 2].any()] for s in scenes]
     return [(np.array(k, np.float32).reshape(-1, 17, 3), np.ones(len(k), np.float32)) for k in found]
 
@@ -139,7 +138,7 @@ def test_similarity_is_cocos_formula(pixels: float) -> None:
     assert accuracy.ap_medium == accuracy.ap and accuracy.ap_large == -1
 
 
-def test_unlabelled_persons_and_crowds_neither_count_nor_harm() -> None:
+def test_unlabelled_persons_and_crowds_are_ignored() -> None:
     rng = np.random.default_rng(3)
     known, unlabelled, crowd = (random_keypoints(rng) for _ in range(3))
     unlabelled[:, 2] = crowd[:, 2] = 0
@@ -171,7 +170,7 @@ def test_pckh_counts_joints_within_half_a_head() -> None:
 
 def test_pckh_groups_are_mpiis_random_joints() -> None:
     for name, indices in PCKH_GROUPS.items():
-        assert {NAMES[i].removeprefix("left_").removeprefix("right_") for i in indices} <= {
+        assert {MPII.names[i].removeprefix("left_").removeprefix("right_") for i in indices} <= {
             name,
             f"{name}_top",
         }
@@ -184,7 +183,7 @@ def test_pckh_groups_are_mpiis_random_joints() -> None:
         assert rates["mean"] == pytest.approx(13 / 14)  # without pelvis and thorax
 
 
-def test_pckh_leaves_out_what_is_not_labelled() -> None:
+def test_pckh_ignores_unlabelled_joints() -> None:
     label = person(1, random_joints(), head_size=20.0)
     hidden = label.keypoints.copy()
     hidden[[0, 5, 14], 2] = 0
@@ -200,7 +199,7 @@ def test_pckh_leaves_out_what_is_not_labelled() -> None:
 def test_the_mean_of_pckh_leaves_out_pelvis_and_thorax() -> None:
     label = person(1, random_joints(), head_size=20.0)
     trunk, neck = label.keypoints.copy(), label.keypoints.copy()
-    trunk[[NAMES.index("pelvis"), NAMES.index("thorax")], 0] += 300
-    neck[NAMES.index("upper_neck"), 0] += 300
+    trunk[[MPII.names.index("pelvis"), MPII.names.index("thorax")], 0] += 300
+    neck[MPII.names.index("upper_neck"), 0] += 300
     assert pckh([label], trunk[None])["mean"] == 1
     assert pckh([label], neck[None])["mean"] == pytest.approx(13 / 14)

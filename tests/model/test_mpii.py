@@ -9,14 +9,14 @@ from scipy.io import savemat
 
 from model import lgmpose
 from model.evaluate import main
-from model.mpii import FLIP_INDEX, HOLD_OUT, NAMES, read_mpii
+from model.mpii import HOLD_OUT, read_mpii
 from tests.model.labelled import PORTRAIT, encode
 
 TRAIN_VIDEO, VAL_VIDEO = HOLD_OUT + 1, HOLD_OUT
 
 
 def struct(*elements: dict[str, Any]) -> npt.NDArray[Any]:
-    """A 1 x n MATLAB struct array; what an element lacks is empty there, as MATLAB has it."""
+    """A 1 x n MATLAB struct array; missing fields of an element are empty, as in MATLAB."""
     names = list(dict.fromkeys(name for element in elements for name in element))
     array = np.empty((1, len(elements)), [(name, object) for name in names])
     for index, element in enumerate(elements):
@@ -133,8 +133,3 @@ def test_the_test_part_has_no_labels(tmp_path: Path) -> None:
         read_mpii(tmp_path, "test")
     with pytest.raises(FileNotFoundError):
         read_mpii(tmp_path, "val")
-
-
-def test_the_mirror_image_swaps_left_and_right() -> None:
-    swapped = [name.replace("left", "L").replace("right", "left").replace("L", "right") for name in NAMES]
-    assert [NAMES[k] for k in FLIP_INDEX] == swapped

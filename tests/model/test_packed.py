@@ -10,7 +10,7 @@ SIZE = 4, 6
 
 
 def flat(value: int) -> np.ndarray:
-    """A BGR image whose blue is `value`."""
+    """A BGR image whose blue channel is `value`."""
     return np.full((*SIZE, 3), (value, 0, 0), np.uint8)
 
 
@@ -35,7 +35,7 @@ def test_packs_follow_each_other(packed: PackedImages, tmp_path: Path) -> None:
     assert (images[:, 2, 0, 0] == values[index]).all() and set(index.tolist()) == set(range(11))
 
 
-def test_a_source_that_weighs_nothing_is_never_drawn(packed: PackedImages) -> None:
+def test_a_source_with_weight_zero_is_never_drawn(packed: PackedImages) -> None:
     weights = packed.weights({"far": 0.0})
     assert weights.tolist() == [1.0] * 4 + [0.0] * 4
     _, index, _ = packed.draw(weights, 0, 200, 1)
@@ -52,7 +52,7 @@ def test_a_draw_depends_on_its_step_and_seed_alone(packed: PackedImages) -> None
     assert not torch.equal(first, packed.draw(weights, 3, 16, 2)[1])
 
 
-def test_a_pack_that_was_cut_off_is_none(tmp_path: Path) -> None:
+def test_an_incomplete_pack_is_not_used(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power"):
         pack_images(tmp_path, _fails_after(flat(1)), ["a", "b"], SIZE, "photo")
     assert not is_packed(tmp_path)

@@ -37,9 +37,7 @@ def blob(x: float, y: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("x", "y"), [(30.0, 40.0), (150.0, 200.0)])
-def test_the_teacher_speaks_in_the_student_s_pixels_less_its_own_displacement(
-    teacher: Path, x: float, y: float
-) -> None:
+def test_the_teacher_returns_student_pixels_without_its_own_offset(teacher: Path, x: float, y: float) -> None:
     maps = HeatmapTeacher(teacher, 1)(blob(x, y))
     assert maps.shape == (1, 17, 64, 48)
     heat = maps[0]
@@ -51,7 +49,7 @@ def test_the_teacher_speaks_in_the_student_s_pixels_less_its_own_displacement(
     assert torch.allclose(centre_y, expected_y, atol=0.06)
 
 
-def test_labels_of_people_are_averaged_with_the_teacher_and_the_rest_is_the_teacher_s() -> None:
+def test_human_labels_are_averaged_with_the_teacher() -> None:
     heatmaps, maps = torch.ones(1, 2, 4, 3), torch.full((1, 2, 4, 3), 0.5)
     batch = distil(PoseBatch(torch.zeros(1, 3, 16, 12), heatmaps, torch.tensor([[1.0, 0.7]])), maps)
     assert batch.heatmaps[0, 0].unique().tolist() == [0.75]

@@ -16,7 +16,7 @@ def test_every_row_is_as_the_paper_prints_it(name: str, capsys: pytest.CaptureFi
     assert len(lines) == 2 + len(ROWS) == 10 and all(line.endswith("| yes |") for line in lines[2:])
 
 
-def test_a_row_that_drifts_is_told() -> None:
+def test_a_row_that_differs_is_reported() -> None:
     lines, agrees = compare(CONFIGS["p1"], [replace(ROWS[0], macs="0.7")])
     assert not agrees and lines[2].endswith("| 1.1 / 0.6 | NO |")
     wider = replace(CONFIGS["p1"], deconv_widths=(240, 96, 64))
@@ -32,7 +32,7 @@ def test_parameters_are_rounded_and_operations_cut_off() -> None:
 
 
 def test_operations_are_counted_once_a_multiplication() -> None:
-    """Swapping the head for one of known size moves the count by what the arithmetic says."""
+    """Replacing the head by one of known size changes the count by the computed difference."""
     network = LGMPose()
     before = cost(network)
     pixels, width = 64 * 48, network.head.in_channels

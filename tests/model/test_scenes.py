@@ -36,7 +36,7 @@ def test_shards_follow_each_other(tmp_path: Path) -> None:
     assert [scene.id for scene in scenes] == [2, 1]
 
 
-def test_scenes_go_to_other_processes(tmp_path: Path) -> None:
+def test_scenes_can_be_pickled(tmp_path: Path) -> None:
     write_photos(tmp_path / "val.tar", [photo(1, PORTRAIT)], [annotation(1, 1, (0, 0, 9, 9))])
     scene = pickle.loads(pickle.dumps(read_shards([tmp_path / "val.tar"])[0]))
     np.testing.assert_array_equal(scene.image(), PORTRAIT)
@@ -47,7 +47,7 @@ def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
         read_shards([tmp_path / "none.tar"])
 
 
-def test_a_photo_that_cannot_be_decoded_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_a_photo_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     write_photos(tmp_path / "val.tar", [photo(1, b"no image at all"), photo(2, PORTRAIT)], [])
     bad, good = read_shards([tmp_path / "val.tar"])
     with pytest.raises(ValueError, match="image 1 of coco cannot be decoded"):

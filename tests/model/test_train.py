@@ -17,7 +17,7 @@ from model.train import PRESETS, Run, TrainConfig, parse, rate_factor, train
 
 
 def config(shards: Path, folder: Path) -> TrainConfig:
-    """Two epochs of six batches of the tiny data set, a checkpoint after each batch."""
+    """Two epochs of six batches of the tiny data set, with a checkpoint after each batch."""
     return TrainConfig(
         data=str(shards), run=str(folder / "run"), cache=str(folder / "cache"), epochs=2, batch=2, warmup=2,
         threads=1, checkpoint_minutes=0.0, frozen=0,
@@ -31,7 +31,7 @@ def options(config: TrainConfig) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_killed_in_mid_epoch_it_resumes_with_the_very_next_batch(shards: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_next_batch(shards: Path, tmp_path: Path) -> None:
     whole, killed = (config(shards, tmp_path / name) for name in ("whole", "killed"))
     expected = train(whole)
     command = [sys.executable, "-m", "model.train", *options(killed)]
@@ -67,7 +67,7 @@ def test_training_learns_and_leaves_metrics_curves_and_weights(shards: Path, tmp
 
 
 def test_workers_share_a_batch_on_the_same_weights(shards: Path, tmp_path: Path) -> None:
-    """What two workers add to the weights is what one adds who sees both their parts in turn."""
+    """Two workers change the weights like one worker that processes both parts in turn."""
     shared = replace(config(shards, tmp_path), batch=4, workers=2)
     run = Run(shared, make_task(shared))
     losses, gradients = zip(*(run._share(part) for part in (0, 1)), strict=True)
@@ -85,8 +85,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -
     assert isinstance(run.network, LGMPose)
     with torch.no_grad():
         run.network.head.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError):
+    before = {name: value.clone() for name, value in run.network.named_parameters()}
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
         run.advance()
+    for name, value in run.network.named_parameters():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+    assert run.step == 0
 
 
 def test_paper_preset_divides_the_rate_at_epochs_200_and_240() -> None:
@@ -113,7 +117,23 @@ def test_command_line_changes_the_preset_and_asks_for_a_budget(capsys: pytest.Ca
     assert "--minutes or --epochs" in capsys.readouterr().err
 
 
-def test_orthogonal_brings_singular_values_near_one() -> None:
+@pytest.mark.parametrize(("batch", "workers"), [(16, 3), (2, 4), (16, 0), (0, 1)])
+def test_a_batch_that_the_workers_cannot_share_is_refused(
+    batch: int, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", "--batch", str(batch), "--workers", str(workers)])
+    assert f"--batch {batch} is not a multiple of --workers {workers}" in capsys.readouterr().err
+
+
+def test_mpii_is_refused_as_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", "--data", str(tmp_path)])
+    assert "MPII is for evaluation only" in capsys.readouterr().err
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     matrix = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
     for shape in (matrix, matrix.T):
         values = torch.linalg.svdvals(orthogonal(shape))

@@ -1,4 +1,4 @@
-"""The process_* metrics, with the worker in the process and beside it."""
+"""The process_* metrics, with the worker as a thread and as a process."""
 
 import psutil
 import pytest
@@ -10,9 +10,7 @@ CPU, MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
 @pytest.mark.parametrize("worker", ("thread", "process"))
-def test_processor_time_and_memory_are_those_of_all_processes(
-    launch: Launch, photo: bytes, worker: str
-) -> None:
+def test_cpu_time_and_memory_include_all_processes(launch: Launch, photo: bytes, worker: str) -> None:
     service = launch(worker=worker)
     client = RestClient(service)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Debian's chromium without a screen, with a camera fed from a photo."""
+"""Debian's chromium, headless, with a camera that shows a photo."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ _NETWORK_FAULT = re.compile("Failed to load resource|WebSocket connection to")
 
 
 def camera_frames(pixels: Pixels) -> Iterator[Pixels]:
-    """Two seconds of video, 640 x 480: a camera that sways before the photo."""
+    """Two seconds of video, 640 x 480: a camera that sways in front of the photo."""
     photo = cv2.resize(pixels, (720, 720), interpolation=cv2.INTER_CUBIC)
     for turn in np.linspace(0, 2 * np.pi, 60, endpoint=False):
         left = round(40 + 40 * np.sin(turn))
@@ -32,7 +32,7 @@ def camera_film(pixels: Pixels) -> bytes:
 
 
 def start_browser(playwright: Playwright, film: Path | None = None) -> Browser:
-    """The browser, with a camera that shows a film (MJPEG) where one is given, and else without one."""
+    """The browser; with a camera that shows a film (MJPEG) if one is given."""
     # the sandbox wants privileges that containers lack; the only pages opened are our own
     args = ["--no-sandbox", "--disable-dev-shm-usage"]
     if film is not None:
@@ -43,7 +43,7 @@ def start_browser(playwright: Playwright, film: Path | None = None) -> Browser:
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """What drives browsers."""
+    """The browser driver."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
     with sync_playwright() as playwright:
@@ -64,39 +64,39 @@ def browser(
 
 @dataclass
 class Visit:
-    """A visit to the page of a service; `faults` are what the browser's console complained of."""
+    """A visit to the page of a service; `faults` are the messages of the browser's console."""
 
     page: Page
     faults: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     def text(self, selector: str) -> str:
-        """What an element says."""
+        """The text of an element."""
         return self.page.locator(selector).text_content() or ""
 
     def wait_for_text(self, selector: str, pattern: str) -> None:
-        """Until an element's text has the pattern."""
+        """Wait until an element's text matches the pattern."""
         self.page.wait_for_function(
             "([selector, pattern]) => new RegExp(pattern).test(document.querySelector(selector).textContent)",
             arg=[selector, pattern],
         )
 
     def choose(self, *files: Path) -> None:
-        """Choose a file by the button."""
+        """Choose a file with the button."""
         self.page.set_input_files("#file", files)
 
     def counts(self) -> dict[str, int]:
-        """Frames of the stream by what became of them, as the page tells."""
+        """Frames of the stream by outcome, as the page shows them."""
         return {what: int(number) for number, what in re.findall(r"(\d+) (\w+)", self.text("#counts"))}
 
     def wait_for_frames(self, number: int) -> None:
-        """Until so many frames of the stream were answered."""
+        """Wait until that number of frames was answered."""
         self.page.wait_for_function(
             "number => parseInt(document.querySelector('#counts').textContent) >= number", arg=number
         )
 
     def forgive_network_faults(self) -> None:
-        """The browser complains of each request that failed, which is what this test is about."""
+        """Ignore the browser's messages about failed requests, which this test causes."""
         self.faults[:] = [fault for fault in self.faults if not _NETWORK_FAULT.match(fault)]
 
 
@@ -105,9 +105,9 @@ Open = Callable[..., Visit]
 
 @pytest.fixture
 def visit(browser: Browser, launch: Launch) -> Iterator[Open]:
-    """Opens the page of a service; fails where the browser complains or goes elsewhere.
+    """Opens the page of a service; fails if the browser reports an error or leaves the service.
 
-    It ends before the services that a test launched: a page whose service goes away complains.
+    It closes before the services that a test launched, because a page without a service reports errors.
     """
     visits = []
 
@@ -132,7 +132,7 @@ def visit(browser: Browser, launch: Launch) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[Service]:
-    """The service with the networks that the repository ships."""
+    """The service with the shipped networks."""
     service = Service(weights=Settings.model_fields["weights"].default)
     yield service
     service.close()
@@ -140,7 +140,7 @@ def shipped() -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def pair(pixels: Pixels, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photo of two persons, under a name that shells and forms stumble over."""
+    """A photo of two persons, with a name that needs quoting in shells and forms."""
     path = tmp_path_factory.mktemp("photos") / """it's "us"; 1.jpg"""
     path.write_bytes(encode(np.hstack([pixels, pixels[:, ::-1]])))
     return path

@@ -1,4 +1,4 @@
-"""The picture of the page: the service as it is shipped, at work on a camera.
+"""Takes the screenshot of the page: the shipped service with a camera.
 
 python -m tests.page.screenshot docs/page.png
 """

@@ -1,4 +1,4 @@
-"""Who can use the page: keyboards, screen readers, phones, holders of keys; and foreign scripts cannot."""
+"""Access to the page: keyboards, screen readers, phones, keys; foreign scripts are refused."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_the_keyboard_reaches_every_control(visit: Open, service: Service, pair:
     seen.wait_for_text("#live", "Start camera")
 
 
-def test_a_screen_reader_is_told_what_each_control_is(visit: Open, service: Service) -> None:
+def test_each_control_has_a_name_for_screen_readers(visit: Open, service: Service) -> None:
     page = visit(service).page
     for role, name in [
         ("button", "Choose a file"),
@@ -137,7 +137,7 @@ def test_the_script_in_the_streaming_guide_gets_an_answer(visit: Open, service: 
     assert "ws://127.0.0.1:8000" in script and "console.log" in script
     script = script.replace("ws://127.0.0.1:8000", f"ws{service.url.removeprefix('http')}")
     answer = visit(service).page.evaluate(
-        "() => new Promise((told) => { const canvas = document.createElement('canvas');"
-        f"canvas.getContext('2d').fillRect(0, 0, 9, 9); {script.replace('console.log', 'told')} }})"
+        "() => new Promise((resolve) => { const canvas = document.createElement('canvas');"
+        f"canvas.getContext('2d').fillRect(0, 0, 9, 9); {script.replace('console.log', 'resolve')} }})"
     )
     assert answer["frame_id"] == 0 and answer["poses"]["width"] == 300

@@ -1,4 +1,4 @@
-"""The camera and films in the page, in a real browser."""
+"""The camera and films on the page, in a real browser."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ WANTED = 200
 
 
 class Wire:
-    """What went over the WebSockets of a visit."""
+    """The messages over the WebSockets of a visit."""
 
     def __init__(self, visit: Visit) -> None:
         self.answers: list[list[dict[str, Any]]] = []  # over each connection
@@ -35,7 +35,7 @@ class Wire:
         socket.on("framereceived", lambda data: answers.append(json.loads(data)))
 
     def sent(self) -> int:
-        """Frames that left the page."""
+        """The number of frames that left the page."""
         frames: int = self._page.evaluate("window.sent")
         return frames
 
@@ -53,8 +53,13 @@ def test_every_frame_of_a_camera_is_accounted_for(visit: Open, service: Service)
     counts = answers[-1]["counts"]
     assert wire.sent() == len(answers) == counts["received"] >= WANTED
     assert counts["received"] == counts["poses"] + counts["dropped"] + counts["errors"]
-    told = {"answered": counts["poses"], "dropped": counts["dropped"], "failed": counts["errors"], "lost": 0}
-    assert seen.counts() == told
+    expected = {
+        "answered": counts["poses"],
+        "dropped": counts["dropped"],
+        "failed": counts["errors"],
+        "lost": 0,
+    }
+    assert seen.counts() == expected
     assert answers[-1]["poses"]["persons"][0]["track_id"] == 1
     bars = seen.page.locator("#chart path.pose").get_attribute("d") or ""
     assert bars.count("M") == 60
@@ -86,7 +91,7 @@ def test_the_page_recovers_when_the_service_comes_back(visit: Open, launch: Laun
     seen.forgive_network_faults()
 
 
-def test_a_service_without_a_place_is_waited_for(visit: Open, launch: Launch) -> None:
+def test_the_page_retries_when_the_service_is_full(visit: Open, launch: Launch) -> None:
     seen = visit(launch(max_streams=0))
     seen.page.click("#live")
     seen.wait_for_text("#message", "The service is busy: trying again in 1 s")
@@ -95,7 +100,7 @@ def test_a_service_without_a_place_is_waited_for(visit: Open, launch: Launch) ->
     assert seen.text("#message") == ""
 
 
-def test_a_lower_score_is_asked_for_in_a_stream_of_its_own(visit: Open, service: Service) -> None:
+def test_a_lower_score_opens_another_stream(visit: Open, service: Service) -> None:
     seen = visit(service)
     wire = Wire(seen)
     seen.page.click("#live")
@@ -137,7 +142,7 @@ def test_a_film_is_streamed_to_its_end(visit: Open, service: Service, pixels: Pi
     assert seen.counts()["lost"] == 0
 
 
-def test_a_device_without_a_camera_is_told(visit: Open, playwright: Playwright, service: Service) -> None:
+def test_a_missing_camera_is_reported(visit: Open, playwright: Playwright, service: Service) -> None:
     seen = visit(service, start_browser(playwright))
     seen.page.click("#live")
     seen.wait_for_text("#message", "No camera was found")

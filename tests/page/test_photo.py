@@ -1,4 +1,4 @@
-"""A photo in the page: what is drawn, said and copied, in a real browser."""
+"""A photo on the page: drawing, texts and copies, in a real browser."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def ask(service: Service, photo: Path, **query: Any) -> Any:
 
 
 def drop(visit: Visit, path: Path) -> None:
-    """Drop a file onto the page, as a hand would."""
+    """Drop a file onto the page, as a user does."""
     visit.page.evaluate(
         """([name, data]) => {
             const transfer = new DataTransfer();
@@ -40,7 +40,7 @@ def drop(visit: Visit, path: Path) -> None:
 
 
 def shown_keypoints(persons: list[Any]) -> dict[tuple[float, float], tuple[int, int, int]]:
-    """Places in pixels of the photo, and the colour that belongs there."""
+    """Positions in pixels of the photo, with the expected colours."""
     return {
         (x, y): ORANGE if index in LEFT else BLUE if index in RIGHT else GREEN
         for person in persons
@@ -50,7 +50,7 @@ def shown_keypoints(persons: list[Any]) -> dict[tuple[float, float], tuple[int, 
 
 
 def colours(visit: Visit, places: Any, width: int) -> list[tuple[int, int, int]]:
-    """Of the canvas, at places in pixels of a photo of that width."""
+    """Colours of the canvas at positions in pixels of a photo of that width."""
     found = visit.page.evaluate(
         """([places, width]) => {
             const canvas = document.querySelector("#canvas"), scale = canvas.width / width;
@@ -67,7 +67,7 @@ def slide(visit: Visit, value: float) -> None:
     visit.page.locator("#min").fill(str(value))
 
 
-def test_a_dropped_photo_shows_the_skeletons_that_rest_answers(
+def test_a_dropped_photo_shows_the_skeletons_of_the_rest_answer(
     visit: Open, shipped: Service, pair: Path
 ) -> None:
     seen = visit(shipped)
@@ -83,9 +83,7 @@ def test_a_dropped_photo_shows_the_skeletons_that_rest_answers(
     assert colours(seen, places, 1024) == list(places.values())
 
 
-def test_the_slider_asks_again_only_for_what_was_not_answered(
-    visit: Open, shipped: Service, pair: Path
-) -> None:
+def test_the_slider_sends_a_request_only_for_lower_scores(visit: Open, shipped: Service, pair: Path) -> None:
     seen = visit(shipped)
     seen.choose(pair)
     seen.page.wait_for_selector("#persons li")
@@ -112,7 +110,7 @@ def test_the_slider_asks_again_only_for_what_was_not_answered(
         pytest.param("dot.gif", GIF, "Not a JPEG, PNG or WebP image.", id="gif"),  # the service refuses it
     ],
 )
-def test_what_is_not_an_image_is_told(
+def test_a_file_that_is_not_an_image_is_reported(
     visit: Open, shipped: Service, photo: bytes, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / "good.jpg").write_bytes(photo)
@@ -136,7 +134,7 @@ def copied(visit: Visit, form: str) -> str:
     return text
 
 
-def test_what_is_copied_is_what_the_service_answers(visit: Open, shipped: Service, pair: Path) -> None:
+def test_copied_results_equal_the_answers_of_the_service(visit: Open, shipped: Service, pair: Path) -> None:
     seen = visit(shipped)
     seen.choose(pair)
     seen.page.wait_for_selector("#persons li")
@@ -151,7 +149,7 @@ def test_what_is_copied_is_what_the_service_answers(visit: Open, shipped: Servic
         assert one == other
 
 
-def test_what_is_copied_runs(visit: Open, shipped: Service, pair: Path) -> None:
+def test_copied_code_runs(visit: Open, shipped: Service, pair: Path) -> None:
     seen = visit(shipped)
     seen.choose(pair)
     seen.page.wait_for_selector("#persons li")
@@ -165,7 +163,7 @@ def test_what_is_copied_runs(visit: Open, shipped: Service, pair: Path) -> None:
     assert printed == [f"{person['score']} {person['keypoints']}" for person in persons]
 
 
-def test_a_photo_waits_for_a_service_that_is_away(visit: Open, launch: Launch, pair: Path) -> None:
+def test_a_photo_waits_for_an_unreachable_service(visit: Open, launch: Launch, pair: Path) -> None:
     first = launch()
     seen = visit(first)
     seen.wait_for_text("#found", "Nobody yet")

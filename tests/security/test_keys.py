@@ -57,7 +57,7 @@ def guarded(networks: dict[bool, Path]) -> Iterator[Service]:
     service.close()
 
 
-async def test_every_path_of_the_document_asks_for_a_key_but_the_open_ones(guarded: Service) -> None:
+async def test_every_path_requires_a_key_except_the_open_ones(guarded: Service) -> None:
     async with httpx.AsyncClient(base_url=guarded.url) as http:
         document = (await http.get("/openapi.json")).json()
         assert {"bearer", "header"} == document["components"]["securitySchemes"].keys()
@@ -99,7 +99,7 @@ async def test_a_request_is_refused_before_its_body_is_read(guarded: Service) ->
     writer.close()
 
 
-def test_every_call_asks_for_a_key_but_health_and_reflection(guarded: Service) -> None:
+def test_every_call_requires_a_key_except_health_and_reflection(guarded: Service) -> None:
     services = (
         pose_pb2.DESCRIPTOR.services_by_name["PoseService"],
         openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
@@ -160,8 +160,8 @@ async def test_names_of_keys_are_in_the_log_and_keys_are_not(guarded: Service, p
 
     await until(lambda: len(ends()) == 3)
     assert {line["key"] for line in ends()} == {"camera"}
-    told = [line for line in guarded.log if line["message"] == "request" and line["code"] in ("200", "OK")]
-    assert {line["key"] for line in told} == {"camera", f"key-{sha256(OTHER.encode()).hexdigest()[:8]}"}
+    logged = [line for line in guarded.log if line["message"] == "request" and line["code"] in ("200", "OK")]
+    assert {line["key"] for line in logged} == {"camera", f"key-{sha256(OTHER.encode()).hexdigest()[:8]}"}
     assert KEY not in str(guarded.log) and OTHER not in str(guarded.log)
     assert encoded not in str(guarded.log)
 
@@ -193,12 +193,12 @@ async def test_refusals_are_counted(guarded: Service) -> None:
         assert guarded.metric("pose_requests_total", **labels) > 0, labels
 
 
-async def test_a_page_may_offer_its_protocol_where_nobody_is_asked(service: Service, photo: bytes) -> None:
+async def test_a_page_may_offer_its_protocol_without_keys(service: Service, photo: bytes) -> None:
     await over_websocket(service, photo, subprotocols=["pose.v1", "bearer.eA"])
 
 
-async def test_a_key_is_good_for_its_rate_over_every_protocol(launch: Launch, photo: bytes) -> None:
-    """At one request in about a quarter of an hour: what is refused once stays so for the test."""
+async def test_the_rate_of_a_key_applies_over_all_protocols(launch: Launch, photo: bytes) -> None:
+    """At one request in about 15 minutes, a refused request stays refused during the test."""
     entries = [f"user{number}:{KEY}{number}" for number in range(6)]
     service = launch(api_keys=",".join(entries), rate_limit=0.001)
     shown = [Credentials(f"{KEY}{number}") for number in range(6)]
@@ -240,8 +240,8 @@ async def refused_over_websocket(service: Service, headers: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize("policy", [Policy.ALL, Policy.LATEST])
-async def test_a_stream_is_held_to_its_rate(launch: Launch, small: bytes, policy: Policy) -> None:
-    """At five a second and ten at once: no more frames than that are worked on, and none fails."""
+async def test_a_stream_is_limited_to_its_rate(launch: Launch, small: bytes, policy: Policy) -> None:
+    """At five per second and a burst of ten, at most that number of frames is estimated and none fails."""
     service, count = launch(api_keys=KEY, rate_limit=5), 30
     start = perf_counter()
     async with AsyncGrpcClient(service.grpc, credentials=Credentials(KEY)) as client:
@@ -285,7 +285,7 @@ def failures(service: Service) -> list[str]:
     return [line["message"] for line in service.log if line["level"] == "error"]
 
 
-def test_a_rate_outlives_a_change_of_the_file(tmp_path: Path) -> None:
+def test_a_rate_is_kept_when_the_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"camera:{KEY}")
     keys = Keys("", file, 1)
@@ -296,7 +296,7 @@ def test_a_rate_outlives_a_change_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["short", f"{KEY} {KEY}", "käse" * 5, "a b:" + KEY, ",", "x" * 257])
-def test_keys_that_are_none_are_refused_without_being_told(given: str) -> None:
+def test_invalid_keys_are_refused_and_not_shown(given: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Keys(given, None, 0)
     assert len(given) < 3 or given not in str(refused.value)
@@ -307,7 +307,7 @@ def test_keys_that_are_none_are_refused_without_being_told(given: str) -> None:
     [{"api_keys": "short"}, {"api_keys_file": "nowhere"}, {"rate_limit": 3}, {"tls_cert": "nowhere"}],
     ids=str,
 )
-def test_wrong_keys_and_certificates_stop_the_start_with_one_line(
+def test_invalid_keys_and_certificates_stop_start_up_with_one_line(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     done = run(weights=save_networks(tmp_path), http_port=0, grpc_port=0, **settings)
@@ -316,7 +316,7 @@ def test_wrong_keys_and_certificates_stop_the_start_with_one_line(
     assert f"POSE_{next(iter(settings)).upper()}" in line
 
 
-def test_a_key_spares_the_warning_of_a_public_address(launch: Launch) -> None:
+def test_a_public_address_with_keys_causes_no_warning(launch: Launch) -> None:
     service = launch(host="0.0.0.0", api_keys=KEY)
     assert not [line for line in service.log if line["level"] == "warning"]
     assert "$POSE_API_KEY" in service.greeting()

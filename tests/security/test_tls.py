@@ -33,7 +33,7 @@ from tests.support.streams import ALL, config_text, websocket_url
 
 @dataclass(frozen=True)
 class Files:
-    """Where the certificates of the service and of clients are."""
+    """The certificates of the service and of clients."""
 
     folder: Path
 
@@ -42,7 +42,7 @@ class Files:
         return {"tls_cert": self.folder / "cert.pem", "tls_key": self.folder / "key.pem"}
 
     def serve(self, authority: trustme.CA) -> Credentials:
-        """Have an authority sign the service's certificate; whoever trusts it gets these credentials."""
+        """Have a CA sign the service's certificate; returns the credentials of a client that trusts it."""
         issued = authority.issue_cert("127.0.0.1")
         write(self.folder / "key.pem", issued.private_key_pem.bytes())
         write(self.folder / "cert.pem", b"".join(blob.bytes() for blob in issued.cert_chain_pems))
@@ -54,7 +54,7 @@ class Files:
         return path
 
     def client(self, authority: trustme.CA, trusted: Credentials) -> Credentials:
-        """A client with a certificate of its own."""
+        """A client with its own certificate."""
         issued = authority.issue_cert("client@example.org")
         certificate, key = self.folder / f"client-{id(issued)}.pem", self.folder / f"client-{id(issued)}.key"
         issued.cert_chain_pems[0].write_to_path(certificate)
@@ -63,7 +63,7 @@ class Files:
 
 
 def write(path: Path, data: bytes) -> None:
-    """As the tools that renew certificates do: at once."""
+    """Replace the files atomically, as tools that renew certificates do."""
     new = path.with_suffix(".new")
     new.write_bytes(data)
     new.rename(path)
@@ -75,13 +75,13 @@ def files(tmp_path: Path) -> Files:
 
 
 def https(service: Service) -> tuple[str, str]:
-    """The addresses of both protocols."""
+    """Addresses of both protocols."""
     assert service.url.startswith("https://")
     return service.url, f"https://{service.grpc}"
 
 
 def admits(service: Service, shown: Credentials, photo: bytes) -> bool:
-    """Whether a new connection is accepted, over both protocols alike."""
+    """Whether a new connection is accepted; both protocols must agree."""
     url, address = https(service)
     found = []
     for client in (HttpClient(url, credentials=shown), GrpcClient(address, credentials=shown, timeout_s=30)):
@@ -111,7 +111,7 @@ async def test_every_protocol_speaks_tls(launch: Launch, files: Files, small: by
         assert '"persons":[{' in str(await socket.recv())
 
 
-def test_the_python_of_the_page_about_security_runs(launch: Launch, files: Files, photo: bytes) -> None:
+def test_the_python_example_of_the_security_page_runs(launch: Launch, files: Files, photo: bytes) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     shown = files.serve(trustme.CA())
@@ -124,13 +124,13 @@ def test_the_python_of_the_page_about_security_runs(launch: Launch, files: Files
     ):
         assert said in code
         code = code.replace(said, meant)
-    told: dict[str, HttpClient] = {}
-    exec(code, told)
-    with told["client"] as client:
+    names: dict[str, HttpClient] = {}
+    exec(code, names)
+    with names["client"] as client:
         assert client.estimate(photo).persons
 
 
-def test_neither_plain_clients_nor_those_that_trust_others_get_through(
+def test_plain_clients_and_clients_with_another_ca_are_refused(
     launch: Launch, files: Files, small: bytes
 ) -> None:
     shown = files.serve(trustme.CA())
@@ -156,7 +156,9 @@ def test_clients_must_show_a_certificate_of_the_authority(launch: Launch, files:
     assert not admits(service, files.client(other, trusted), small)
 
 
-async def test_a_certificate_is_replaced_while_it_serves(launch: Launch, files: Files, small: bytes) -> None:
+async def test_a_certificate_is_replaced_without_a_restart(
+    launch: Launch, files: Files, small: bytes
+) -> None:
     first, second = trustme.CA(), trustme.CA()
     before = files.serve(first)
     service = launch(**files.settings)
@@ -164,30 +166,30 @@ async def test_a_certificate_is_replaced_while_it_serves(launch: Launch, files: 
     with HttpClient(url, credentials=before) as http, GrpcClient(address, credentials=before) as rpc:
         assert http.estimate(small).persons and rpc.estimate(small).persons
         after = files.serve(second)
-        await told(service, "^reloaded")
+        await wait_for_log(service, "^reloaded")
         assert http.estimate(small).persons and rpc.estimate(small).persons  # connections that are open
     assert admits(service, after, small)
     assert not admits(service, before, small)
 
     write(files.settings["tls_key"], second.issue_cert("127.0.0.1").private_key_pem.bytes())
-    await told(service, "are no pair")
+    await wait_for_log(service, "do not match")
     assert admits(service, after, small)
     files.settings["tls_cert"].unlink()
-    await told(service, "No such file")
+    await wait_for_log(service, "No such file")
     assert admits(service, after, small)
     again = files.serve(first)
-    await told(service, "^reloaded", times=2)
+    await wait_for_log(service, "^reloaded", times=2)
     assert admits(service, again, small)
 
 
-async def told(service: Service, words: str, times: int = 1) -> None:
-    """Returns once the log has told it so often."""
+async def wait_for_log(service: Service, words: str, times: int = 1) -> None:
+    """Wait until the log has that number of matching messages."""
     async with asyncio.timeout(60):
         while sum(bool(re.search(words, line["message"])) for line in service.log) < times:
             await asyncio.sleep(0.05)
 
 
-async def test_the_authority_of_clients_is_replaced_while_it_serves(
+async def test_the_client_ca_is_replaced_without_a_restart(
     launch: Launch, files: Files, small: bytes
 ) -> None:
     first, second = trustme.CA(), trustme.CA()
@@ -197,7 +199,7 @@ async def test_the_authority_of_clients_is_replaced_while_it_serves(
     one, two = files.client(first, trusted), files.client(second, trusted)
     assert (admits(service, one, small), admits(service, two, small)) == (True, False)
     write(authority, second.cert_pem.bytes())
-    await told(service, "^reloaded")
+    await wait_for_log(service, "^reloaded")
     assert (admits(service, one, small), admits(service, two, small)) == (False, True)
 
 
@@ -211,14 +213,14 @@ def encrypted(files: Files) -> Iterator[Files]:
     yield files
 
 
-def test_an_encrypted_key_stops_the_start_with_one_line(encrypted: Files, tmp_path: Path) -> None:
+def test_an_encrypted_key_stops_start_up_with_one_line(encrypted: Files, tmp_path: Path) -> None:
     done = run(weights=save_networks(tmp_path), http_port=0, grpc_port=0, **encrypted.settings)
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "POSE_TLS_KEY" in line and "encrypted" in line
 
 
-async def test_a_handshake_that_does_not_come_is_given_up(launch: Launch, files: Files) -> None:
+async def test_a_missing_handshake_times_out(launch: Launch, files: Files) -> None:
     files.serve(trustme.CA())
     service = launch(**files.settings, head_timeout_s=0.5)
     parts = urlsplit(service.url)

@@ -1,4 +1,4 @@
-"""What is remembered of a camera from frame to frame."""
+"""The state of a camera between frames."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from service.types import Person, TrackedPerson
 from tests.streaming.test_tracking import person
 
 
-def test_two_boxes_that_come_to_hold_one_person_are_one_track_and_call_the_detector() -> None:
+def test_two_tracks_of_one_person_are_merged_and_start_the_detector() -> None:
     camera = Camera(smoothing=False, detect_every=100)
     camera.update([person(100), person(130)], 0.0, detected=True)
     given = camera.boxes(0.1)
@@ -19,13 +19,13 @@ def test_two_boxes_that_come_to_hold_one_person_are_one_track_and_call_the_detec
     assert camera.boxes(0.2) is None
 
 
-def test_a_person_whom_the_detector_saw_twice_is_one_track() -> None:
+def test_duplicate_detections_are_one_track() -> None:
     camera = Camera(smoothing=False, detect_every=1)
     assert len(camera.update([person(100), person(101)], 0.0, detected=True)) == 1
     assert len(camera.update([person(100), person(115)], 0.1, detected=True)) == 2
 
 
-def test_a_doubtful_track_calls_the_detector() -> None:
+def test_an_uncertain_track_starts_the_detector() -> None:
     camera = Camera(smoothing=False, detect_every=100)
     camera.update([person(100)], 0.0, detected=True)
     camera.update([Person(person(100).bbox, 0.3, person(101, score=0.3).keypoints)], 0.1, detected=False)
@@ -34,7 +34,7 @@ def test_a_doubtful_track_calls_the_detector() -> None:
     assert camera.boxes(0.3) is not None
 
 
-def test_an_empty_scene_is_left_to_the_detector() -> None:
+def test_without_tracks_the_detector_runs() -> None:
     camera = Camera(smoothing=False, detect_every=100)
     assert camera.boxes(0.0) is None
     camera.update([], 0.0, detected=True)
@@ -42,7 +42,7 @@ def test_an_empty_scene_is_left_to_the_detector() -> None:
 
 
 @pytest.mark.parametrize("detected", [True, False])
-def test_persons_are_told_in_the_order_and_with_the_scores_given(detected: bool) -> None:
+def test_persons_keep_their_order_and_scores(detected: bool) -> None:
     camera = Camera(smoothing=True, detect_every=2)
     camera.update([person(300), person(100)], 0.0, detected=True)
     found = camera.update([person(100, score=0.8), person(300)], 0.1, detected=detected)

@@ -1,4 +1,4 @@
-"""The One-Euro filter against its authors' own."""
+"""The One-Euro filter compared with its authors' implementation."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def wander(steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reference(walks: np.ndarray, times: Sequence[float], beta: float) -> np.ndarray:
-    """Each coordinate through a filter of its own."""
+    """Each coordinate through its own filter."""
     filtered = np.empty_like(walks)
     for index in np.ndindex(walks.shape[1:]):
         one = Reference(freq=30, mincutoff=1.2, beta=beta, dcutoff=0.8)
@@ -29,7 +29,7 @@ def reference(walks: np.ndarray, times: Sequence[float], beta: float) -> np.ndar
     return filtered
 
 
-def test_it_equals_the_reference() -> None:
+def test_the_filter_equals_the_reference() -> None:
     walks, times = wander(60)
     ours = OneEuroFilter(min_cutoff=1.2, beta=0.05, speed_cutoff=0.8)
     smoothed = [
@@ -38,7 +38,7 @@ def test_it_equals_the_reference() -> None:
     np.testing.assert_allclose(smoothed, reference(walks, times, 0.05), rtol=1e-9)
 
 
-def test_persons_come_and_go_and_change_places() -> None:
+def test_persons_may_appear_disappear_and_change_their_order() -> None:
     walks, times = wander(40)
     ours = OneEuroFilter(min_cutoff=1.2, beta=0.05, speed_cutoff=0.8)
     rng = np.random.default_rng(1)
@@ -55,7 +55,7 @@ def test_persons_come_and_go_and_change_places() -> None:
         np.testing.assert_allclose(found[person], expected, rtol=1e-9)
 
 
-def test_a_person_twice_as_large_is_smoothed_alike() -> None:
+def test_smoothing_is_scale_invariant() -> None:
     walks, times = wander(30)
     small, large = OneEuroFilter(), OneEuroFilter()
     for points, time in zip(walks, times, strict=True):
@@ -65,7 +65,7 @@ def test_a_person_twice_as_large_is_smoothed_alike() -> None:
 
 
 def test_jitter_is_reduced_and_motion_is_followed() -> None:
-    """A person who stands, then walks two body lengths a second, at 20 frames a second."""
+    """A person who stands, then walks two body lengths per second, at 20 frames per second."""
     rng = np.random.default_rng(2)
     true = np.concatenate([np.zeros(100), np.arange(100) * 10.0])
     noisy = true + rng.normal(0, 1, 200)
@@ -80,7 +80,7 @@ def test_jitter_is_reduced_and_motion_is_followed() -> None:
     assert np.abs(smooth[150:] - true[150:]).mean() < 10  # less than a frame behind
 
 
-def test_who_is_forgotten_begins_anew() -> None:
+def test_a_forgotten_person_starts_a_new_filter() -> None:
     ours = OneEuroFilter()
     points = np.zeros((2, 17, 2))
     ours.smooth([1, 2], points, np.ones(2), 0.0)
@@ -90,7 +90,7 @@ def test_who_is_forgotten_begins_anew() -> None:
     assert (after[1] < 10).all()
 
 
-def test_nobody_is_smoothed_to_nobody() -> None:
+def test_no_persons_give_no_persons() -> None:
     assert OneEuroFilter().smooth([], np.zeros((0, 17, 2)), np.zeros(0), 0.0).shape == (0, 17, 2)
 
 

@@ -1,4 +1,4 @@
-"""The core of streams: one answer for each frame, in order, whatever the pace of either side."""
+"""The core of streams: one answer for each frame, in order, at any pace of either side."""
 
 import asyncio
 import weakref
@@ -10,12 +10,13 @@ import pytest
 
 from service.errors import InvalidArgument, Overloaded, ShuttingDown
 from service.observability.metrics import IN_FLIGHT, STREAM_FRAMES, STREAMS
-from service.streaming.frames import Dropped, Failed, StreamConfig, StreamFrame
+from service.security.caller import CALLER, Caller
+from service.streaming.frames import Answer, Dropped, Failed, StreamConfig, StreamFrame
 from service.types import RawImage
-from tests.support.rig import ALL, LATEST, WINDOW, Camera, Rig, every, frame, settle, told
+from tests.support.rig import ALL, LATEST, WINDOW, Camera, Rig, every, frame, outcomes, settle
 
 
-async def test_latest_drops_what_waits_when_a_newer_frame_comes(rig: Rig) -> None:
+async def test_latest_drops_the_waiting_frame_when_a_newer_one_arrives(rig: Rig) -> None:
     camera = Camera()
     before = STREAM_FRAMES.labels("latest", "dropped")._value.get()
     work = asyncio.create_task(every(rig.stream(), camera))
@@ -26,7 +27,7 @@ async def test_latest_drops_what_waits_when_a_newer_frame_comes(rig: Rig) -> Non
     camera.end()
     rig.network.go.release(2)
     answers = await asyncio.wait_for(work, 30)
-    assert told(answers) == [(1, "Poses"), (2, "Dropped"), (3, "Dropped"), (4, "Poses")]
+    assert outcomes(answers) == [(1, "Poses"), (2, "Dropped"), (3, "Dropped"), (4, "Poses")]
     assert answers[1].outcome == Dropped("superseded")
     assert [each.counts.received for each in answers] == [1, 2, 3, 4]
     last = answers[-1].counts
@@ -35,7 +36,74 @@ async def test_latest_drops_what_waits_when_a_newer_frame_comes(rig: Rig) -> Non
     assert STREAM_FRAMES.labels("latest", "dropped")._value.get() == before + 2
 
 
-async def test_all_drops_nothing_and_holds_the_sender_back(rig: Rig) -> None:
+async def test_latest_takes_the_newest_frame_when_its_turn_comes(rig: Rig) -> None:
+    first, camera, answers = Camera(), Camera(), []
+
+    async def collect() -> None:
+        async for answer in rig.stream().answers(aiter(camera)):
+            answers.append(answer)
+
+    works = [asyncio.create_task(every(rig.stream(), first))]
+    first.send(1)
+    await rig.network.has_begun()
+    works.append(asyncio.create_task(collect()))
+    camera.send(2)
+    await settle()
+    assert rig.batcher._waiting  # it has its turn, behind the frame that runs
+    camera.send(3, 4)
+    await settle()
+    assert outcomes(answers) == [(2, "Dropped"), (3, "Dropped")]  # at once
+    rig.network.go.release()
+    await rig.network.has_begun()
+    camera.send(5)
+    await settle()
+    assert len(answers) == 2
+    for each in (first, camera):
+        each.end()
+    rig.network.go.release(2)
+    await asyncio.wait_for(asyncio.gather(*works), 30)
+    assert rig.network.batches == [[1], [4], [5]]
+    assert outcomes(answers) == [(2, "Dropped"), (3, "Dropped"), (4, "Poses"), (5, "Poses")]
+
+
+async def test_latest_chooses_once_the_rate_of_the_key_allows(rig: Rig) -> None:
+    may_go = asyncio.Event()
+
+    class Slow(Caller):
+        async def turn(self) -> None:
+            await may_go.wait()
+
+    CALLER.set(Slow("slow", 1))
+    camera = Camera()
+    work = asyncio.create_task(every(rig.stream(), camera))
+    camera.send(1)
+    await settle()
+    camera.send(2)
+    await settle()
+    camera.end()
+    may_go.set()
+    rig.network.go.release()
+    assert outcomes(await asyncio.wait_for(work, 30)) == [(1, "Dropped"), (2, "Poses")]
+    assert rig.network.batches == [[2]]
+
+
+async def test_latest_answers_a_frame_that_fails_and_goes_on(rig: Rig) -> None:
+    rig.network.go.release(10)
+
+    async def camera() -> AsyncIterator[StreamFrame]:
+        for each in (frame(1), StreamFrame(2, b"not an image"), frame(3, timestamp=float("nan")), frame(4)):
+            answered = len(answers)
+            yield each
+            while len(answers) == answered:
+                await asyncio.sleep(0)
+
+    answers: list[Answer] = []
+    async for answer in rig.stream().answers(camera()):
+        answers.append(answer)
+    assert outcomes(answers) == [(1, "Poses"), (2, "Failed"), (3, "Failed"), (4, "Poses")]
+
+
+async def test_all_drops_no_frames_and_holds_the_sender_back(rig: Rig) -> None:
     camera = Camera()
     work = asyncio.create_task(every(rig.stream(ALL), camera))
     camera.send(*range(1, 11))
@@ -45,12 +113,12 @@ async def test_all_drops_nothing_and_holds_the_sender_back(rig: Rig) -> None:
     assert camera.taken == WINDOW
     rig.network.go.release(10)
     answers = await asyncio.wait_for(work, 30)
-    assert told(answers) == [(level, "Poses") for level in range(1, 11)]
+    assert outcomes(answers) == [(level, "Poses") for level in range(1, 11)]
     assert rig.network.batches == [[level] for level in range(1, 11)]
 
 
 @pytest.mark.parametrize(("config", "pictures"), [(LATEST, 3), (ALL, WINDOW)])
-async def test_a_reader_that_stops_bounds_what_is_held(rig: Rig, config: StreamConfig, pictures: int) -> None:
+async def test_a_stopped_reader_bounds_the_held_frames(rig: Rig, config: StreamConfig, pictures: int) -> None:
     sent: list[weakref.ref[memoryview]] = []
 
     async def camera() -> AsyncIterator[StreamFrame]:
@@ -73,7 +141,7 @@ async def test_a_reader_that_stops_bounds_what_is_held(rig: Rig, config: StreamC
         assert sum(each() is not None for each in sent) <= pictures
 
 
-async def test_a_frame_that_fails_is_told_and_the_stream_goes_on(rig: Rig) -> None:
+async def test_a_frame_that_fails_is_reported_and_the_stream_continues(rig: Rig) -> None:
     frames = [
         frame(1),
         StreamFrame(2, b"not an image"),
@@ -96,7 +164,7 @@ async def test_a_frame_that_fails_is_told_and_the_stream_goes_on(rig: Rig) -> No
     assert answers[-1].counts.received == 7
 
 
-async def test_what_ends_the_frames_is_raised_once_all_are_answered(rig: Rig) -> None:
+async def test_an_error_of_the_source_is_raised_after_the_last_answer(rig: Rig) -> None:
     camera = Camera()
     camera.send(1, 2)
     camera.end(InvalidArgument("enough"))
@@ -105,11 +173,11 @@ async def test_what_ends_the_frames_is_raised_once_all_are_answered(rig: Rig) ->
     with pytest.raises(InvalidArgument, match="enough"):
         async for answer in rig.stream(ALL).answers(aiter(camera)):
             answers.append(answer)
-    assert told(answers) == [(1, "Poses"), (2, "Poses")]
+    assert outcomes(answers) == [(1, "Poses"), (2, "Poses")]
 
 
 @pytest.mark.parametrize("config", [LATEST, ALL])
-async def test_a_drain_answers_what_was_taken(rig: Rig, config: StreamConfig) -> None:
+async def test_a_drain_answers_the_accepted_frames(rig: Rig, config: StreamConfig) -> None:
     camera, answers = Camera(), []
 
     async def collect() -> None:
@@ -129,7 +197,7 @@ async def test_a_drain_answers_what_was_taken(rig: Rig, config: StreamConfig) ->
     rig.network.go.release(5)
     with pytest.raises(ShuttingDown):
         await asyncio.wait_for(work, 30)
-    assert told(answers) == [(1, "Poses"), (2, "Poses")]
+    assert outcomes(answers) == [(1, "Poses"), (2, "Poses")]
     await asyncio.wait_for(drained, 30)
     with pytest.raises(ShuttingDown):
         await anext(rig.stream().answers(aiter(camera)))
@@ -148,12 +216,12 @@ async def test_streams_beyond_the_places_are_refused_until_one_ends() -> None:
     assert STREAMS.labels("test")._value.get() == 0
     camera.send(2)
     async with aclosing(rig.stream().answers(aiter(camera))) as answers:
-        assert told([await anext(answers)]) == [(2, "Poses")]
+        assert outcomes([await anext(answers)]) == [(2, "Poses")]
     await rig.close()
 
 
 @pytest.mark.parametrize("config", [LATEST, ALL])
-async def test_a_stream_that_is_left_leaves_nothing(rig: Rig, config: StreamConfig) -> None:
+async def test_a_cancelled_stream_leaves_nothing_behind(rig: Rig, config: StreamConfig) -> None:
     camera = Camera()
     tasks = asyncio.all_tasks()
     work = asyncio.create_task(every(rig.stream(config), camera))
@@ -170,7 +238,7 @@ async def test_a_stream_that_is_left_leaves_nothing(rig: Rig, config: StreamConf
     other.send(9)
     other.end()
     rig.network.go.release(5)
-    assert told(await every(rig.stream(), other)) == [(9, "Poses")]
+    assert outcomes(await every(rig.stream(), other)) == [(9, "Poses")]
     assert len(rig.network.batches) == 2  # what had begun, and the other stream's
 
 
@@ -209,6 +277,6 @@ async def test_a_busy_camera_takes_turns_with_a_calm_one(rig: Rig) -> None:
         {"smoothing": True},
     ],
 )
-def test_configs_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_configs_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument):
         StreamConfig(**wrong)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ async def test_without_tracking_persons_have_no_ids(rig: Rig) -> None:
     assert answer.outcome.persons == (person(50),)
 
 
-async def test_the_detector_runs_on_one_frame_in_so_many(rig: Rig) -> None:
+async def test_the_detector_runs_on_one_frame_in_detect_every(rig: Rig) -> None:
     config = StreamConfig(policy=Policy.ALL, tracking=True, detect_every=4)
     frames = [frame(100 + number, timestamp=0.1 * number) for number in range(9)]
     answers = await run(rig, config, frames)
@@ -49,7 +49,7 @@ async def test_the_detector_runs_on_one_frame_in_so_many(rig: Rig) -> None:
     assert third.boxes[0, 0] > person(101).bbox[0]  # ahead, as the person moves
 
 
-async def test_a_lost_track_calls_the_detector(rig: Rig) -> None:
+async def test_a_lost_track_starts_the_detector(rig: Rig) -> None:
     config = StreamConfig(policy=Policy.ALL, tracking=True, detect_every=50)
     frames = [frame(level, timestamp=0.1 * n) for n, level in enumerate([100, 101, 0, 0, 103, 104])]
     answers = await run(rig, config, frames)
@@ -57,7 +57,7 @@ async def test_a_lost_track_calls_the_detector(rig: Rig) -> None:
     assert [each is None for each in rig.network.boxes] == [True, False, False, True, True, False]
 
 
-async def test_a_clock_that_is_set_back_disturbs_no_track(rig: Rig) -> None:
+async def test_a_clock_that_is_set_back_keeps_the_tracks(rig: Rig) -> None:
     config = StreamConfig(policy=Policy.ALL, tracking=True, smoothing=True)
     times = [1000.0, 1000.1, 1000.2, 5.0, 5.1, 5.1, 5.2]
     frames = [frame(100 + 3 * n, timestamp=time) for n, time in enumerate(times)]

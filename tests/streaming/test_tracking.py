@@ -1,4 +1,4 @@
-"""Ids from frame to frame, on walkers whose way is known."""
+"""Ids from frame to frame, with walkers on known paths."""
 
 from collections.abc import Iterable
 
@@ -36,7 +36,7 @@ def ids(
     return [None if track is None else track.id + 1 for track in found]
 
 
-def test_walkers_keep_their_ids_in_whatever_order_they_come() -> None:
+def test_ids_do_not_depend_on_the_order_of_persons() -> None:
     tracker, rng = Tracker(), np.random.default_rng(0)
     for step in range(60):
         walkers = [person(50 + 4 * step, noise=1), person(400 - 4 * step, 260), person(220, 400, noise=2)]
@@ -63,7 +63,7 @@ def test_a_short_occlusion_is_bridged() -> None:
         assert ids(tracker, [person(100 + 5 * step)], step) == [1]
 
 
-def test_who_was_away_for_long_is_somebody_new() -> None:
+def test_a_person_who_was_away_for_long_gets_a_new_id() -> None:
     tracker = Tracker()
     ids(tracker, [person(100)], 0)
     assert ids(tracker, [], 20) == []
@@ -71,21 +71,21 @@ def test_who_was_away_for_long_is_somebody_new() -> None:
     assert set(tracker.tracks) == {1}
 
 
-def test_somebody_elsewhere_is_somebody_new() -> None:
+def test_a_person_at_another_place_gets_a_new_id() -> None:
     tracker = Tracker()
     assert ids(tracker, [person(100)], 0) == [1]
     assert ids(tracker, [person(300)], 1) == [2]
     assert ids(tracker, [person(300), person(102)], 2) == [2, 1]
 
 
-def test_a_newcomer_takes_nobodys_id() -> None:
+def test_a_newcomer_gets_an_unused_id() -> None:
     tracker = Tracker()
     ids(tracker, [person(100), person(160)], 0)
     assert ids(tracker, [person(130, 300), person(161), person(101)], 1) == [3, 2, 1]
 
 
-def test_the_sum_of_similarities_decides_not_the_first_come() -> None:
-    """Two side by side step 30 pixels to the right: the one in the middle is like both tracks."""
+def test_assignment_maximises_the_sum_of_similarities() -> None:
+    """Two persons move 30 pixels to the right, so the one in the middle matches both tracks."""
     tracker = Tracker()
     ids(tracker, [person(100), person(124)], 0)
     assert ids(tracker, [person(112), person(136)], 1) == [1, 2]
@@ -96,7 +96,7 @@ def track_ids(tracker: Tracker, persons: Iterable[Person], step: float) -> list[
     return [None if track is None else track.track_id for track in found]
 
 
-def test_whoever_is_there_from_the_start_has_an_id_and_a_newcomer_proves_to_be_one() -> None:
+def test_first_frame_persons_have_ids_at_once_and_newcomers_after_three_frames() -> None:
     tracker = Tracker()
     assert track_ids(tracker, [person(100)], 0) == [1]
     assert track_ids(tracker, [person(100), person(300)], 1) == [1, None]
@@ -104,7 +104,7 @@ def test_whoever_is_there_from_the_start_has_an_id_and_a_newcomer_proves_to_be_o
     assert track_ids(tracker, [person(100), person(300)], 3) == [1, 2]
 
 
-def test_an_error_of_a_single_frame_is_forgotten_and_costs_no_id() -> None:
+def test_a_single_false_detection_gets_no_id() -> None:
     tracker = Tracker()
     assert track_ids(tracker, [person(100)], 0) == [1]
     for step in range(1, 9, 2):
@@ -128,7 +128,7 @@ def test_boxes_follow_keypoints_between_detections() -> None:
         np.testing.assert_allclose(track.box, here.bbox, atol=0.1)
 
 
-def test_faded_or_torn_keypoints_are_doubtful() -> None:
+def test_faded_or_spread_keypoints_are_uncertain() -> None:
     for bad in (person(101, score=0.4), person(101, height=160), person(101, score=0.1)):
         tracker = Tracker()
         before = person(100)
@@ -142,15 +142,15 @@ def test_faded_or_torn_keypoints_are_doubtful() -> None:
         assert not track.doubtful
 
 
-def test_only_the_detector_begins_tracks() -> None:
+def test_only_detections_start_tracks() -> None:
     tracker = Tracker()
     ids(tracker, [person(100)], 0)
     assert ids(tracker, [person(400), person(101)], 1, detected=False) == [None, 1]
     assert ids(tracker, [person(400)], 2) == [2]
 
 
-def test_oks_is_that_of_coco() -> None:
-    """One person moved by known steps; all keypoints sure, area 40 x 100."""
+def test_oks_equals_the_coco_definition() -> None:
+    """One person moved by known steps; all keypoints have score 1, the area is 40 x 100."""
     a = np.array([person(100).keypoints], np.float32)
     b = a.copy()
     b[0, 0, 0] += 3  # the nose, sigma 0.026

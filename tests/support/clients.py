@@ -1,4 +1,4 @@
-"""The same questions over both protocols."""
+"""The same requests over both protocols."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Answer = dict[str, Any]  # one of the REST answer's `results`
 
 
 class Refused(Exception):
-    """A request that failed; status as the protocol has it, headers or trailing metadata."""
+    """A failed request: the status of its protocol, and headers or trailing metadata."""
 
     def __init__(self, status: object, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail)
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 
 class Client(Protocol):
-    """A caller of the service."""
+    """A client of the service."""
 
     api: str
 
@@ -56,7 +56,7 @@ JPEG = {"content-type": "image/jpeg"}
 
 
 def answer(response: httpx.Response) -> Any:
-    """The JSON of a good answer. Raises Refused, once the problem details are found to be in order."""
+    """The JSON of a successful answer. Otherwise checks the problem details and raises Refused."""
     if response.status_code == 200:
         return response.json()
     assert response.headers["content-type"] == "application/problem+json"
@@ -90,7 +90,7 @@ class GrpcClient:
 
 
 def plain(poses: pose_pb2.Poses) -> Answer:
-    """A message in the form of the REST answer."""
+    """A message converted to the form of the REST answer."""
     return {
         "width": poses.width,
         "height": poses.height,
@@ -102,12 +102,12 @@ def plain(poses: pose_pb2.Poses) -> Answer:
             }
             for p in poses.persons
         ],
-        "timings": {n: getattr(poses.timings, n) for n in ("decode", "queue", "detect", "pose")},
+        "timings": {n: getattr(poses.timings, n) for n in ("decode", "queue", "detect", "pose", "other")},
     }
 
 
 def frames(images: Iterable[bytes], **options: Any) -> Iterable[pose_pb2.EstimateStreamRequest]:
-    """The messages of a stream in which none is dropped: a config, then images as frames 100, 101, ..."""
+    """The messages of a stream without drops: a config, then images as frames 100, 101, ..."""
     config = pose_pb2.StreamConfig(options=pose_pb2.Options(**options), policy=pose_pb2.POLICY_ALL)
     yield pose_pb2.EstimateStreamRequest(config=config)
     for frame_id, image in enumerate(images, start=100):
@@ -116,11 +116,11 @@ def frames(images: Iterable[bytes], **options: Any) -> Iterable[pose_pb2.Estimat
 
 @dataclass(frozen=True)
 class Failure:
-    """How one failure looks in both protocols."""
+    """The statuses of one failure in both protocols."""
 
     rest: int
     grpc: grpc.StatusCode
 
     def of(self, client: Client) -> object:
-        """The status that this client sees."""
+        """The status for this client."""
         return getattr(self, client.api)

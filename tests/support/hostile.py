@@ -64,7 +64,7 @@ def restart_markers(size: int) -> bytes:
 
 
 def exif_entries(size: int) -> bytes:
-    """A JPEG with EXIF directories of nothing but other tags."""
+    """A JPEG with EXIF directories that hold only other tags."""
     jpeg = _jpeg()
     entries = 5000
     tiff = b"II*\0" + struct.pack("<IH", 8, entries) + struct.pack("<HHII", 0x010E, 2, 60_000, 8) * entries

@@ -1,4 +1,4 @@
-"""Tiny networks in the service's file format, whose answers can be foretold.
+"""Tiny networks in the service's file format with known answers.
 
 The detector finds a person in the box `BOX` of its input where the image has a bright pixel; the pose
 network puts keypoint k at the brightest place of colour channel k % 3.

@@ -1,12 +1,13 @@
-"""Streams whose network and camera the test drives."""
+"""Streams whose network and camera are controlled by the test."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
+from service.core.stages import Stages
 from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
 from service.streaming.stream import Stream
 from service.types import Boxes, Estimate, Frame, RawImage
@@ -17,14 +18,14 @@ LATEST, ALL = StreamConfig(), StreamConfig(policy=Policy.ALL)
 
 
 class Network:
-    """Finds a person in every frame, each batch when the test lets it; none in dark frames."""
+    """Finds a person in every frame that is not dark; each batch waits until the test releases it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []  # the brightness of their frames
         self.boxes: list[Boxes | None] = []
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, frames: list[Frame]) -> list[Estimate]:
+    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
         self.batches.append([int(frame.image[0, 0, 0]) for frame in frames])
         self.boxes += [frame.boxes for frame in frames]
         self.begun.release()
@@ -42,15 +43,14 @@ class Network:
 
 
 class Rig:
-    """A network that the test drives, behind a batcher and an estimator."""
+    """A network controlled by the test, behind a batcher and an estimator."""
 
     def __init__(self, max_streams: int = 4) -> None:
         self.network = Network()
-        self.batcher = Batcher(self.network, max_batch=1)
         self._decoders = ThreadPoolExecutor(2)
+        self.batcher = Batcher(Stages(self.network, self._decoders, max_pixels=1000).run)
         self.estimator = Estimator(
             self.batcher,
-            self._decoders,
             max_images=1,
             max_pixels=1000,
             timeout_s=30,
@@ -68,14 +68,14 @@ class Rig:
 
 
 class Camera:
-    """Sends frames when the test says so; `taken` counts those that the stream took."""
+    """Sends frames on command; `taken` counts those that the stream accepted."""
 
     def __init__(self) -> None:
         self.taken = 0
         self._queue: asyncio.Queue[StreamFrame | Exception | None] = asyncio.Queue()
 
     def send(self, *levels: int) -> None:
-        """Frames of these brightnesses, which are their ids too."""
+        """Send frames with these brightnesses, which are also their ids."""
         for level in levels:
             self._queue.put_nowait(frame(level))
 
@@ -95,13 +95,13 @@ def frame(level: int, timestamp: float | None = None) -> StreamFrame:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can without the network."""
+    """Let every task run until it waits for the network."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def told(answers: Iterable[Answer]) -> list[tuple[int, str]]:
-    """Ids and what became of the frames."""
+def outcomes(answers: Iterable[Answer]) -> list[tuple[int, str]]:
+    """Ids and outcomes of the frames."""
     return [(each.frame_id, type(each.outcome).__name__) for each in answers]
 
 

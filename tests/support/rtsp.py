@@ -1,4 +1,4 @@
-"""A camera that speaks RTSP (RFC 2326), its pictures in RTP packets between the replies (section 10.12)."""
+"""A camera with RTSP (RFC 2326) and images in interleaved RTP packets (section 10.12)."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ _SDP = (
 
 
 class RtspCamera:
-    """Serves one viewer after the other; each sees all pictures, 20 a second, then the end."""
+    """Serves one viewer after the other; each gets all images at 20 per second, then the end."""
 
     def __init__(self, pictures: Iterable[Pixels]) -> None:
         self._pictures = list(pictures)
@@ -26,7 +26,7 @@ class RtspCamera:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more viewers."""
+        """Accept no further viewers."""
         self._pause.set()
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()

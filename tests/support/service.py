@@ -21,13 +21,13 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Service:
-    """A running service: where it listens, what it has logged."""
+    """A running service: its addresses and its log."""
 
     def __init__(self, **settings: object) -> None:
         variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
         ports = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
         stderr, path = tempfile.mkstemp()
-        self._told = Path(path)
+        self._output = Path(path)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service"],
             cwd=ROOT,
@@ -35,6 +35,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            start_new_session=True,  # no terminal, whose end would be the service's
         )
         os.close(stderr)
         self.log: list[dict[str, Any]] = []
@@ -53,7 +54,7 @@ class Service:
                 self._logged.notify_all()
 
     def wait_for_log(self, message: str) -> dict[str, Any]:
-        """The first line with that message, once there is one."""
+        """Wait for the first log line with that message."""
 
         def lines() -> list[dict[str, Any]]:
             return [line for line in self.log if line["message"] == message]
@@ -63,7 +64,7 @@ class Service:
             return lines()[0]
 
     def metric(self, name: str, /, **labels: str) -> float:
-        """The value of a metric now, 0 where it has no such series."""
+        """The current value of a metric, 0 without such a series."""
         inner = ",".join(f'{key}="{value}"' for key, value in labels.items())
         series = f"{name}{{{inner}}}" if inner else name
         for line in httpx.get(f"{self.url}/metrics").text.splitlines():
@@ -72,24 +73,24 @@ class Service:
         return 0.0
 
     def terminate(self) -> None:
-        """Ask it to stop, as a container runtime does."""
+        """Send SIGTERM, as a container runtime does."""
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Its exit status, once all that it logged is in `log`."""
+        """The exit status; its whole log is then in `log`."""
         status = self.process.wait(timeout=60)
         self._reader.join(timeout=10)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        self._told.unlink(missing_ok=True)
+        self._output.unlink(missing_ok=True)
         return status
 
     def greeting(self) -> str:
-        """What it told a person at the terminal."""
-        return self._told.read_text()
+        """Its output at the terminal."""
+        return self._output.read_text()
 
     def close(self) -> None:
-        """End it, if it still runs."""
+        """End it if it is still running."""
         if self.process.poll() is None:
             self.terminate()
         self.wait()
@@ -99,7 +100,7 @@ Launch = Callable[..., Service]
 
 
 def encode(pixels: npt.NDArray[Any], suffix: str = ".jpg") -> bytes:
-    """Pixels as an image file of the format that the suffix names."""
+    """Pixels encoded in the format of the suffix."""
     done, data = cv2.imencode(suffix, pixels)
     assert done
     return data.tobytes()

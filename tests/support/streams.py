@@ -23,7 +23,7 @@ PROTOCOLS = ("grpc", "websocket")
 async def stream(
     service: Service, protocol: str, pictures: Pictures, config: StreamConfig = ALL
 ) -> AsyncIterator[Answer]:
-    """The answers to pictures sent as frames 0, 1, ..."""
+    """The answers to images sent as frames 0, 1, ..."""
     talk = {"grpc": over_grpc, "websocket": over_websocket}[protocol]
     async with aclosing(talk(service, pictures, config)) as answers:
         async for answer in answers:
@@ -61,7 +61,7 @@ async def over_websocket(service: Service, pictures: Pictures, config: StreamCon
                 yield orjson.loads(message)
             await sending
         except GeneratorExit:
-            socket.transport.abort()  # whoever leaves does not wait for what is due
+            socket.transport.abort()  # a client that disconnects does not wait for answers
             raise
         finally:
             sending.cancel()
@@ -88,7 +88,7 @@ async def one_by_one(pictures: Pictures) -> AsyncIterator[bytes]:
 
 
 def kind(answer: Answer) -> str:
-    """What became of the frame."""
+    """The outcome of the frame."""
     (found,) = answer.keys() - {"frame_id", "counts"}
     return found
 

@@ -89,16 +89,18 @@ class Keypoint(_message.Message):
     def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("decode", "queue", "detect", "pose")
+    __slots__ = ("decode", "queue", "detect", "pose", "other")
     DECODE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     DETECT_FIELD_NUMBER: _ClassVar[int]
     POSE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
     decode: float
     queue: float
     detect: float
     pose: float
-    def __init__(self, decode: _Optional[float] = ..., queue: _Optional[float] = ..., detect: _Optional[float] = ..., pose: _Optional[float] = ...) -> None: ...
+    other: float
+    def __init__(self, decode: _Optional[float] = ..., queue: _Optional[float] = ..., detect: _Optional[float] = ..., pose: _Optional[float] = ..., other: _Optional[float] = ...) -> None: ...
 
 class Models(_message.Message):
     __slots__ = ("pose", "detector")

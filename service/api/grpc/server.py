@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,10 +12,12 @@ from grpc_reflection.v1alpha import reflection
 from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.authentication import KeyInterceptor
 from service.api.grpc.context import Context, abort, identify
+from service.api.grpc.unary import HeadFirst, received
+from service.api.intake import Intake
 from service.api.openinference.grpc import OpenInferenceServicer
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError, ReceiptTimeout
-from service.observability.access_log import observed_call
+from service.observability.access_log import observed_opening
 from service.security.keys import Keys
 from service.security.tls import Tls
 from service.streaming.frames import StreamConfig, StreamFrame
@@ -32,48 +35,60 @@ _PEERS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incom
 _LAST_WORDS_S = 2  # for answers under way to be sent; health watches, which never end, are cut then
 
 
+@dataclass(frozen=True)
+class GrpcOptions:
+    """How to serve.
+
+    address: host:port. max_bytes: of a message. max_calls: of all clients at once; one more is refused.
+    receipt_timeout_s: for a stream's config to arrive. drain_timeout_s: for accepted work at the end.
+    """
+
+    address: str
+    max_bytes: int
+    max_calls: int
+    receipt_timeout_s: float
+    drain_timeout_s: float
+    keys: Keys | None
+    tls: Tls | None
+
+
 @asynccontextmanager
 async def serve_grpc(
-    estimator: Estimator,
-    models: Callable[[], Models],
-    address: str,
-    *,
-    max_bytes: int,
-    receipt_timeout_s: float,
-    drain_timeout_s: float,
-    keys: Keys | None,
-    tls: Tls | None,
+    estimator: Estimator, models: Callable[[], Models], intake: Intake, options: GrpcOptions
 ) -> AsyncIterator[int]:
-    """Serves at `address` (host:port) while open and gives the port; then finishes the calls under way.
-
-    max_bytes: of a message. receipt_timeout_s: for a stream's config to arrive.
-    """
-    limit = ("grpc.max_receive_message_length", max_bytes)
+    """Serves while open and gives the port; then finishes the calls under way."""
     server = grpc.aio.server(
-        options=(limit, ("grpc.so_reuseport", 0), *_PEERS, *_KEEPALIVE),
-        interceptors=[KeyInterceptor(keys)] if keys else (),
+        options=(
+            ("grpc.max_receive_message_length", options.max_bytes),
+            ("grpc.max_concurrent_streams", options.max_calls),
+            ("grpc.so_reuseport", 0),
+            *_PEERS,
+            *_KEEPALIVE,
+        ),
+        interceptors=[HeadFirst(), *([KeyInterceptor(options.keys)] if options.keys else ())],
+        maximum_concurrent_rpcs=options.max_calls,
     )
     checks = health.aio.HealthServicer()
     pose_pb2_grpc.add_PoseServiceServicer_to_server(
-        PoseServicer(estimator, models, receipt_timeout_s), server
+        PoseServicer(estimator, models, intake, options.receipt_timeout_s), server
     )
     openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        OpenInferenceServicer(estimator), server
+        OpenInferenceServicer(estimator, intake), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = (_NAME, _V2_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    if tls is None:
-        port = server.add_insecure_port(address)
+    if options.tls is None:
+        port = server.add_insecure_port(options.address)
     else:
-        port = server.add_secure_port(address, tls.credentials())
+        port = server.add_secure_port(options.address, options.tls.credentials())
     for name in _CHECKED:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     watches = [asyncio.create_task(tell(estimator, checks)) for tell in (_tell_drain, _tell_readiness)]
     try:
         yield port
-        await estimator.drain(drain_timeout_s)
+        await estimator.drain(options.drain_timeout_s)
     finally:
         for watch in watches:
             watch.cancel()
@@ -95,36 +110,31 @@ async def _tell_readiness(estimator: Estimator, checks: health.aio.HealthService
 class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
     """The calls of pose.v1.PoseService."""
 
-    def __init__(self, estimator: Estimator, models: Callable[[], Models], receipt_timeout_s: float) -> None:
-        self._estimator, self._models, self._receipt_timeout_s = estimator, models, receipt_timeout_s
+    def __init__(
+        self, estimator: Estimator, models: Callable[[], Models], intake: Intake, receipt_timeout_s: float
+    ) -> None:
+        self._estimator, self._models = estimator, models
+        self._intake, self._receipt_timeout_s = intake, receipt_timeout_s
 
-    async def Estimate(
-        self, request: pose_pb2.EstimateRequest, context: Context
-    ) -> pose_pb2.EstimateResponse:
-        """The persons of one image."""
-        ident = identify(context)
-        try:
-            options = read_options(request.options)
-            with observed_call("grpc", ident) as access:
-                access.poses = await self._estimator.estimate(
-                    [request.image], options, timeout_s=context.time_remaining()
-                )
-        except PoseError as error:
-            await abort(context, error)
+    async def Estimate(self, _: object, context: Context) -> pose_pb2.EstimateResponse:
+        """The persons of one image; see HeadFirst."""
+        async with received(context, "grpc", self._intake, pose_pb2.EstimateRequest) as (request, access):
+            access.poses = await self._estimator.estimate(
+                [request.image], read_options(request.options), timeout_s=context.time_remaining(), held=1
+            )
         return pose_pb2.EstimateResponse(poses=poses_message(access.poses[0]), model=_models(self._models()))
 
     async def EstimateStream(self, _: object, context: Context) -> None:
         """The answer to each frame, in order; ends when the caller is done or the service drains."""
         ident = identify(context)
         try:
-            async with asyncio.timeout(self._receipt_timeout_s):
-                config = await _read_config(context)
-            stream = Stream(self._estimator, config, api="grpc_stream", ident=ident)
-            async with aclosing(stream.answers(_frames(context))) as answers:
-                async for answer in answers:
-                    await context.write(answer_message(answer))
-        except TimeoutError:
-            await abort(context, ReceiptTimeout("the config did not arrive in time"))
+            with observed_opening("grpc_stream", ident) as opening:
+                config = await self._read_config(context)
+                stream = Stream(self._estimator, config, api="grpc_stream", ident=ident)
+                async with aclosing(stream.answers(_frames(context))) as answers:
+                    async for answer in answers:
+                        opening.done = True
+                        await context.write(answer_message(answer))
         except PoseError as error:
             await abort(context, error)
 
@@ -137,12 +147,16 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
             oks_sigmas=OKS_SIGMAS,
         )
 
-
-async def _read_config(context: Context) -> StreamConfig:
-    message = await context.read()
-    if message is grpc.aio.EOF or message.WhichOneof("message") != "config":
-        raise InvalidArgument("the first message of a stream must be its config")
-    return read_config(message.config)
+    async def _read_config(self, context: Context) -> StreamConfig:
+        """Raises InvalidArgument or ReceiptTimeout."""
+        try:
+            async with asyncio.timeout(self._receipt_timeout_s):
+                message = await context.read()
+        except TimeoutError:
+            raise ReceiptTimeout("the config did not arrive in time") from None
+        if message is grpc.aio.EOF or message.WhichOneof("message") != "config":
+            raise InvalidArgument("the first message of a stream must be its config")
+        return read_config(message.config)
 
 
 async def _frames(context: Context) -> AsyncIterator[StreamFrame]:

@@ -1,7 +1,6 @@
 """The REST front end."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,21 +8,12 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.http.access import access_of
 from service.api.http.disconnect import while_connected
-from service.api.http.problem import (
-    on_http_exception,
-    on_invalid_parameters,
-    on_pose_error,
-    unforeseen_problem,
-)
 from service.api.http.schemas import (
     BODY,
     METRICS,
@@ -35,35 +25,27 @@ from service.api.http.schemas import (
     Status,
     problems,
 )
-from service.api.http.upload import read_images
+from service.api.http.upload import received_images
+from service.api.intake import Intake
 from service.core.coco import CocoResult, coco_results
 from service.core.drawing import draw
 from service.core.estimator import Estimator
-from service.errors import InvalidArgument, PoseError
-from service.observability.access_log import Access, observed, request_id
-from service.observability.tracing import TRACEPARENT, join_trace
+from service.errors import InvalidArgument
 from service.types import Models, Poses
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RestApi:
-    """The routes. max_body_bytes and receipt_timeout_s hold for the body of a request."""
+    """The routes."""
 
     estimator: Estimator
     models: Callable[[], Models]
     decoders: Executor
-    max_body_bytes: int
-    receipt_timeout_s: float
+    intake: Intake
 
     def install(self, app: FastAPI) -> None:
-        """Add the routes, the problem details and the record of requests to an application."""
+        """Add the routes to an application."""
         app.include_router(self._router())
-        app.add_exception_handler(PoseError, on_pose_error)
-        app.add_exception_handler(HTTPException, on_http_exception)
-        app.add_exception_handler(RequestValidationError, on_invalid_parameters)
-        app.add_middleware(AccessMiddleware)
 
     def _router(self) -> APIRouter:
         router = APIRouter()
@@ -97,15 +79,15 @@ class RestApi:
 
         All images are answered or none: one that is bad fails the request and is named in the problem.
         """
-        images = await read_images(request, max_bytes=self.max_body_bytes, timeout_s=self.receipt_timeout_s)
-        picture = "image/jpeg" in request.headers.get("accept", "")
-        if picture and len(images) > 1:
-            raise InvalidArgument("a picture can be drawn of one image only")
-        results = await while_connected(request, self.estimator.estimate(images, query.options()))
-        access: Access = request.scope["state"]["access"]
-        access.poses = results
-        if picture:
-            return await self._drawn(images[0], results[0], query.rotate)
+        async with received_images(request, self.intake, self.decoders) as images:
+            picture = "image/jpeg" in request.headers.get("accept", "")
+            if picture and len(images) > 1:
+                raise InvalidArgument("a picture can be drawn of one image only")
+            work = self.estimator.estimate(images, query.options(), held=1)
+            access = access_of(request.scope)
+            access.poses = results = await while_connected(request, work)
+            if picture:
+                return await self._drawn(images[0], results[0], query.rotate)
         return self._json(query, results)
 
     async def _drawn(self, image: bytes, poses: Poses, rotate: int) -> Response:
@@ -139,56 +121,6 @@ class RestApi:
         """All metrics, in the text format that the Accept header asks for."""
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(REGISTRY), headers={"content-type": content_type})
-
-
-class AccessMiddleware:
-    """Gives each request an id, turns a crash into a problem, and records requests for persons."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = Headers(scope=scope)
-        join_trace(headers.get(TRACEPARENT))
-        ident = request_id(headers.get("x-request-id"))
-        api = _api(scope["path"])
-        if api is None:
-            return await self._answer(scope, receive, send, Access(ident, "500"))
-        with observed(api, ident, code="500") as access:
-            await self._answer(scope, receive, send, access)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, access: Access) -> None:
-        started = False
-        scope.setdefault("state", {})["access"] = access
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                access.code = str(message["status"])
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = access.request_id
-                headers.setdefault("cache-control", "no-store")
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_on)
-        except Exception:
-            logger.exception("request failed", extra={"request_id": access.request_id})
-            if started:
-                raise
-            await unforeseen_problem()(scope, receive, send_on)
-
-
-def _api(path: str) -> str | None:
-    """How requests to a path are counted; None: not at all."""
-    if path.startswith("/v1/"):
-        # a video takes as long as it is: it has no place among the latencies of requests
-        return "rest_video" if path == "/v1/videos" else "rest"
-    return "rest_v2" if path.startswith("/v2/") and path.endswith("/infer") else None
 
 
 def _json(answer: object) -> Response:

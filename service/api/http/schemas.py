@@ -77,6 +77,7 @@ class Status:
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+# the field `file` is taken too; a schema cannot say that one of the two is there and not empty
 _FORM = {
     "type": "object",
     "required": ["image"],
@@ -85,13 +86,14 @@ _FORM = {
     },
     "additionalProperties": False,
 }
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG or WebP: one or more in the field `image`, or one as the body itself.",
+        "description": "JPEG, PNG or WebP: one or more as `image` or `file` of a form, or one as the body.",
         "content": {
             "multipart/form-data": {"schema": _FORM},
-            **{media_type: _BINARY for media_type in ("image/jpeg", "image/png", "image/webp")},
+            **{media_type: _BINARY for media_type in _IMAGE_TYPES},
         },
     }
 }
@@ -118,11 +120,12 @@ _PROBLEMS = {
     404: "There is no model of that name or version.",
     408: "The body did not arrive in time.",
     413: "Too many bytes or too many pixels.",
-    415: "The body is neither multipart/form-data nor an image.",
+    415: "The body is neither multipart/form-data nor of a type that is taken.",
     422: "A parameter or form field is unknown or out of range.",
     429: "The service is full, or the key is over its rate; Retry-After tells when to try again.",
     500: "A fault of the service.",
     501: "The service was installed without what this needs.",
     503: "The service is shutting down, or its worker was lost; it is back in seconds.",
     504: "The answer was not ready in time.",
+    507: "There is no room to store the video.",
 }

@@ -63,16 +63,31 @@ class FrameAnswer:
     error: Failed | None = None
 
 
+def end_json(counts: Counts, lost: int) -> bytes:
+    """The end of a video as JSON. lost: frames that could not be decoded."""
+    return orjson.dumps({"end": {"counts": counts, "lost": lost}})
+
+
 def failure_json(error: PoseError) -> bytes:
     """The end of a stream that failed as JSON."""
     return orjson.dumps({"error": Failed(error.code, str(error))})
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {
+    "type": "object",
+    "required": ["video"],
+    "properties": {"video": {"type": "string", "format": "binary"}},
+    "additionalProperties": False,
+}
 VIDEO_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A video file: MP4, MOV, MKV, WebM, AVI, MPEG, OGG or FLV.",
-        "content": {"video/*": _BINARY, "application/octet-stream": _BINARY},
+        "description": "MP4, MOV, MKV, WebM, AVI, MPEG, OGG or FLV, as the body or as `video` of a form.",
+        "content": {
+            "video/*": _BINARY,
+            "application/octet-stream": _BINARY,
+            "multipart/form-data": {"schema": _FORM},
+        },
     }
 }

@@ -1,87 +1,88 @@
-"""The images in the body of an HTTP request."""
+"""The body of an HTTP request, and the images in it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from io import BytesIO
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.errors import (
-    Abandoned,
-    ImageTooLarge,
-    InvalidArgument,
-    MalformedBody,
-    PoseError,
-    ReceiptTimeout,
-    UnsupportedMediaType,
-)
+from service.api.http.access import access_of
+from service.api.http.form import FormReader, form_boundary
+from service.api.intake import Intake
+from service.errors import Abandoned, ImageTooLarge
 
-FIELD = "image"
-
-
-async def read_images(request: Request, *, max_bytes: int, timeout_s: float) -> list[bytes]:
-    """The encoded images of a multipart form's `image` fields, or the one that is the body itself.
-
-    At most max_bytes and timeout_s for the whole body. Raises PoseError of many kinds.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = limited(request, max_bytes)
-    async with receipt(timeout_s):
-        if media_type == "multipart/form-data":
-            return await _read_form(request, body, max_bytes)
-        if media_type.startswith("image/"):
-            return [b"".join([chunk async for chunk in body])]
-    raise UnsupportedMediaType(
-        f"content type {media_type or 'none'!r} is not taken:"
-        f" send multipart/form-data with the field {FIELD!r}, or image/*"
-    )
+_FIELDS = ("image", "file")
+_WINDOW = 2**16  # bytes parsed at a time: in between, other threads get the interpreter's lock
 
 
 @asynccontextmanager
-async def receipt(timeout_s: float) -> AsyncIterator[None]:
-    """Open while a body arrives. Raises ReceiptTimeout, and Abandoned when the client goes away."""
+async def received_images(request: Request, intake: Intake, decoders: Executor) -> AsyncIterator[list[bytes]]:
+    """The encoded images of a multipart form, or the one that is the body itself; open until it is answered.
+
+    Raises PoseError of many kinds.
+    """
+    boundary = form_boundary(request.headers.get("content-type", ""), "image", _FIELDS)
+    async with received_body(request, intake) as body:
+        if boundary is None:
+            yield [body.getvalue()]
+        else:  # which takes long to parse
+            yield await asyncio.get_running_loop().run_in_executor(decoders, _read_form, body, boundary)
+
+
+@asynccontextmanager
+async def received_body(request: Request, intake: Intake) -> AsyncIterator[BytesIO]:
+    """The whole body, whose request holds its place and memory while open. Raises PoseError of many kinds."""
+    async with intake.admitted(content_length(request, intake.max_bytes)) as held:
+        body = BytesIO()  # which gives its bytes without a copy
+        async with intake.receiving():
+            async for chunk in limited(request, intake.max_bytes):
+                body.write(chunk)
+        access_of(request.scope).receipt_ended()
+        held.shrink(body.tell())
+        yield body
+
+
+def content_length(request: Request, max_bytes: int) -> int | None:
+    """The length that the head announces, if it does. Raises ImageTooLarge."""
+    announced = request.headers.get("content-length", "")
+    if not announced.isdigit():
+        return None
+    if int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    return int(announced)
+
+
+async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body, chunk by chunk. Raises ImageTooLarge once it passes max_bytes, and Abandoned."""
+    received = 0
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise ReceiptTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            yield chunk
     except ClientDisconnect:
         raise Abandoned("the client closed the connection") from None
 
 
-async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body, chunk by chunk. Raises ImageTooLarge as soon as it is known to pass max_bytes."""
-    too_large = ImageTooLarge(f"the body is larger than {max_bytes} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > max_bytes:
-            raise too_large
-        yield chunk
+def _too_large(max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(f"the body is larger than {max_bytes} bytes")
 
 
-async def _read_form(request: Request, body: AsyncGenerator[bytes, None], max_bytes: int) -> list[bytes]:
-    parser = MultiPartParser(request.headers, body, max_fields=16)
-    parser.spool_max_size = max_bytes  # the limit keeps bodies in memory; nothing is written to disk
-    try:
-        form = await parser.parse()
-    except PoseError:
-        raise
-    except (MultiPartException, ValueError, KeyError) as error:
-        raise MalformedBody(f"not a sound multipart form: {getattr(error, 'message', error)}") from error
-    if unknown := sorted({name for name, _ in form.multi_items()} - {FIELD}):
-        raise InvalidArgument(f"unknown form field {unknown[0][:64]!r}: images go into {FIELD!r}")
-    files = [value for _, value in form.multi_items()]
-    if not files:
-        raise InvalidArgument(f"the form has no field {FIELD!r}")
-    return [await file.read() if isinstance(file, UploadFile) else _refuse_text() for file in files]
+def _read_form(body: BytesIO, boundary: bytes) -> list[bytes]:
+    """The files of a form, in their order. Raises MalformedBody or InvalidArgument."""
+    files: list[BytesIO] = []
 
+    def new_file() -> BytesIO:
+        files.append(BytesIO())
+        return files[-1]
 
-def _refuse_text() -> bytes:
-    raise InvalidArgument(f"the form field {FIELD!r} is text, not a file: give the part a filename")
+    form = FormReader(boundary, _FIELDS, new_file)
+    body.seek(0)
+    while window := body.read(_WINDOW):
+        form.write(window)
+    form.close()
+    return [file.getvalue() for file in files]

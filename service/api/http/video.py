@@ -1,25 +1,32 @@
 """Video files over REST: frames are answered while the file is read."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
-from tempfile import TemporaryFile
-from typing import Annotated, BinaryIO
+from shutil import disk_usage
+from tempfile import TemporaryFile, gettempdir
+from typing import Annotated, BinaryIO, TypeVar, cast
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 
+from service.api.http.access import access_of
+from service.api.http.form import FormReader, form_boundary
 from service.api.http.schemas import problems
-from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, failure_json
-from service.api.http.upload import limited, receipt
+from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
+from service.api.http.upload import content_length, limited
+from service.api.intake import receiving
 from service.core.estimator import Estimator
-from service.errors import PoseError, UnsupportedMediaType
-from service.observability.access_log import Access
+from service.errors import InvalidArgument, PoseError, StorageFull
 from service.streaming.frames import Answer, StreamFrame
 from service.streaming.stream import Stream
-from service.streaming.video import open_video
+from service.streaming.video import Video, check_installed, open_video
+
+T = TypeVar("T")
+_FIELDS = ("video", "file")
+_PIECE = 2**20  # bytes
 
 
 class JsonLines(StreamingResponse):
@@ -47,45 +54,50 @@ class VideoApi:
             summary="The persons of each frame of a video",
             response_class=JsonLines,
             response_model=FrameAnswer,
-            response_description="A line of JSON for each frame.",
-            responses=problems(400, 408, 413, 415, 422, 429, 500, 501, 503),
+            response_description="A line of JSON for each frame, and one for the end.",
+            responses=problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 507),
             openapi_extra=VIDEO_BODY,
         )
 
     async def videos(self, request: Request, query: Annotated[VideoQuery, Query()]) -> JsonLines:
-        """A line of JSON for each frame, in order, as soon as it is done.
+        """A line of JSON for each frame, in order, as soon as it is done; then a line that says how it ended.
 
-        Closing the connection ends the work. A failure in mid-video is told in a last line with an `error`
-        and no `frame_id`.
+        The last line has no `frame_id`. It is `end`, with `counts` and the number of frames `lost`, those
+        that cannot be decoded; or `error`, which ended the work. Closing the connection ends the work too.
         """
         config = query.config()
-        file = await self._receive(request)
-        access: Access = request.scope["state"]["access"]
+        boundary = form_boundary(request.headers.get("content-type", ""), "video", _FIELDS)
+        announced = content_length(request, self.max_bytes)
+        check_installed()
         loop = asyncio.get_running_loop()
-        frames = await loop.run_in_executor(self.decoders, self._open, file)
+        access = access_of(request.scope)
+        with self.estimator.stream_place():
+            file = await asyncio.to_thread(_open_file, announced or 0)
+            try:
+                await self._receive(request, file, boundary)
+                access.receipt_ended()
+                video = await loop.run_in_executor(self.decoders, self._open, file)
+            except BaseException:
+                file.close()
+                raise
+        # the stream takes the place before anybody else may: nothing is awaited in between
         stream = Stream(self.estimator, config, api="video", ident=access.request_id)
-        answers = stream.answers(self._frames(frames))
+        answers = stream.answers(self._frames(video))
         first = await anext(answers, None)  # a stream for which there is no place gets a status of its own
-        return JsonLines(_lines(first, answers))
+        return JsonLines(_lines(first, answers, lambda: end_json(stream.counts, video.lost)))
 
-    async def _receive(self, request: Request) -> BinaryIO:
-        """The body as a temporary file, at its start. Raises PoseError of many kinds."""
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not media_type.startswith("video/") and media_type != "application/octet-stream":
-            raise UnsupportedMediaType(f"content type {media_type or 'none'!r} is not taken: send video/*")
-        # a file, as most containers cannot be read without going back and forth
-        file = TemporaryFile()  # noqa: SIM115  it is closed with its frames
-        try:
-            async with receipt(self.receipt_timeout_s):
-                async for chunk in limited(request, self.max_bytes):
-                    file.write(chunk)
-        except BaseException:
-            file.close()
-            raise
-        file.seek(0)
-        return file
+    async def _receive(self, request: Request, file: BinaryIO, boundary: bytes | None) -> None:
+        """The video into the file, which is then at its start. Raises PoseError of many kinds."""
+        form = None if boundary is None else FormReader(boundary, _FIELDS, _once(file))
+        write = file.write if form is None else form.write
+        async with receiving(self.receipt_timeout_s):
+            async for piece in _pieces(limited(request, self.max_bytes)):
+                await asyncio.to_thread(_on_disk, write, piece)
+        if form is not None:
+            form.close()
+        await asyncio.to_thread(_on_disk, file.seek, 0)
 
-    def _open(self, file: BinaryIO) -> Iterator[StreamFrame]:
+    def _open(self, file: BinaryIO) -> Video:
         pixels = self.estimator.max_pixels
         return open_video(file, max_seconds=self.max_seconds, max_pixels=pixels)
 
@@ -96,12 +108,59 @@ class VideoApi:
             yield frame
 
 
-async def _lines(first: Answer | None, answers: AsyncGenerator[Answer, None]) -> AsyncIterator[bytes]:
+def _open_file(size: int) -> BinaryIO:
+    """A temporary file with room for `size` bytes. Raises StorageFull.
+
+    A file, as most containers cannot be read without going back and forth.
+    """
+    file: BinaryIO = _on_disk(lambda: cast(BinaryIO, TemporaryFile()))  # noqa: SIM115
+    free = _on_disk(disk_usage, gettempdir()).free
+    if free < size:
+        file.close()
+        raise StorageFull(f"{free} bytes are free for videos, fewer than the {size} of this one")
+    return file
+
+
+def _on_disk(work: Callable[..., T], *arguments: object) -> T:
+    """The result of work that needs storage. Raises StorageFull."""
+    try:
+        return work(*arguments)
+    except OSError as error:
+        raise StorageFull(f"the video cannot be stored: {error.strerror or error}") from error
+
+
+def _once(file: BinaryIO) -> Callable[[], BinaryIO]:
+    """Gives the file, for the first part of a form alone."""
+    files = [file]
+
+    def take() -> BinaryIO:
+        if not files:
+            raise InvalidArgument("the form has more than one video")
+        return files.pop()
+
+    return take
+
+
+async def _pieces(chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces that are worth a thread's time each."""
+    piece = bytearray()
+    async for chunk in chunks:
+        piece += chunk
+        if len(piece) >= _PIECE:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
+
+
+async def _lines(
+    first: Answer | None, answers: AsyncGenerator[Answer, None], end: Callable[[], bytes]
+) -> AsyncIterator[bytes]:
     async with aclosing(answers):
         try:
             if first is not None:
                 yield first.json() + b"\n"
             async for answer in answers:
                 yield answer.json() + b"\n"
+            yield end() + b"\n"
         except PoseError as error:
             yield failure_json(error) + b"\n"

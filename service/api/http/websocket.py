@@ -20,7 +20,7 @@ from service.errors import (
     ReceiptTimeout,
     ShuttingDown,
 )
-from service.observability.access_log import request_id
+from service.observability.access_log import observed_opening, request_id
 from service.observability.tracing import TRACEPARENT, join_trace
 from service.streaming.frames import StreamConfig, StreamFrame
 from service.streaming.stream import Stream
@@ -69,10 +69,12 @@ class WebSocketApi:
     async def _converse(self, socket: WebSocket, ident: str, gone: asyncio.Event) -> None:
         with suppress(WebSocketDisconnect):
             try:
-                stream = Stream(self.estimator, await self._config(socket), api="websocket", ident=ident)
-                async with aclosing(stream.answers(_frames(socket, gone))) as answers:
-                    async for answer in answers:
-                        await socket.send_text(answer.json().decode())
+                with observed_opening("websocket", ident) as opening:
+                    stream = Stream(self.estimator, await self._config(socket), api="websocket", ident=ident)
+                    async with aclosing(stream.answers(_frames(socket, gone))) as answers:
+                        async for answer in answers:
+                            opening.done = True
+                            await socket.send_text(answer.json().decode())
                 await socket.close()
             except PoseError as error:
                 await socket.send_text(failure_json(error).decode())

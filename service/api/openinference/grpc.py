@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import zip_longest
 
-from service.api.grpc.context import Context, abort, identify
+from service.api.grpc.context import Context, abort
+from service.api.grpc.unary import received
+from service.api.intake import Intake
 from service.api.openinference.tensors import (
     EXTENSIONS,
     INPUTS,
@@ -24,7 +26,6 @@ from service.api.openinference.tensors import (
 )
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError
-from service.observability.access_log import observed_call
 from service.types import Poses
 from service.wire.pb import openinference_pb2 as pb
 from service.wire.pb import openinference_pb2_grpc
@@ -33,8 +34,8 @@ from service.wire.pb import openinference_pb2_grpc
 class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer):
     """The calls of inference.GRPCInferenceService."""
 
-    def __init__(self, estimator: Estimator) -> None:
-        self._estimator = estimator
+    def __init__(self, estimator: Estimator, intake: Intake) -> None:
+        self._estimator, self._intake = estimator, intake
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """The process answers."""
@@ -68,20 +69,16 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
             outputs=[_metadata(each) for each in OUTPUTS],
         )
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        """The persons of one image."""
-        ident = identify(context)
-        try:
-            with observed_call("grpc_v2", ident) as access:
-                check_model(request.model_name, request.model_version)
-                options = read_options(_parameters(request.parameters))
-                names = check_outputs([(each.name, each.parameters) for each in request.outputs])
-                picture = read_picture(_tensors(request))
-                access.poses = await self._estimator.estimate(
-                    [picture], options, timeout_s=context.time_remaining()
-                )
-        except PoseError as error:
-            await abort(context, error)
+    async def ModelInfer(self, _: object, context: Context) -> pb.ModelInferResponse:
+        """The persons of one image; see HeadFirst."""
+        async with received(context, "grpc_v2", self._intake, pb.ModelInferRequest) as (request, access):
+            check_model(request.model_name, request.model_version)
+            options = read_options(_parameters(request.parameters))
+            names = check_outputs([(each.name, each.parameters) for each in request.outputs])
+            picture = read_picture(_tensors(request))
+            access.poses = await self._estimator.estimate(
+                [picture], options, timeout_s=context.time_remaining(), held=1
+            )
         return _response(request, access.poses[0], names)
 
 

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.routing import APIRoute
 
+from service.api.http.access import access_of
 from service.api.http.disconnect import while_connected
 from service.api.http.problem import pose_problem
 from service.api.http.schemas import problems
-from service.api.http.upload import limited, receipt
+from service.api.http.upload import received_body
+from service.api.intake import Intake
 from service.api.openinference.json_tensors import (
     LENGTH_HEADER,
     InferAnswer,
@@ -38,7 +40,6 @@ from service.api.openinference.tensors import (
 )
 from service.core.estimator import Estimator
 from service.errors import PoseError
-from service.observability.access_log import Access
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _ModelName = Annotated[str, Path(json_schema_extra={"enum": [MODEL]})]
@@ -113,12 +114,11 @@ def _known_version(model: _ModelName, version: _Version) -> None:
 
 @dataclass(frozen=True)
 class OpenInferenceApi:
-    """The routes under /v2. max_body_bytes and receipt_timeout_s hold for the body of a request."""
+    """The routes under /v2."""
 
     estimator: Estimator
     decoders: Executor
-    max_body_bytes: int
-    receipt_timeout_s: float
+    intake: Intake
 
     def install(self, app: FastAPI) -> None:
         """Add the routes to an application."""
@@ -192,18 +192,16 @@ class OpenInferenceApi:
         shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
         `Inference-Header-Content-Length` then tells.
         """
-        async with receipt(self.receipt_timeout_s):
-            body = b"".join([chunk async for chunk in limited(request, self.max_body_bytes)])
-        # large JSON is parsed beside the event loop
-        asked, tensors = await asyncio.get_running_loop().run_in_executor(
-            self.decoders, read_request, body, request.headers.get(LENGTH_HEADER)
-        )
-        options = read_options(asked.parameters)
-        names = check_outputs([(each.name, each.parameters) for each in asked.outputs])
-        work = self.estimator.estimate([read_picture(tensors)], options)
-        (poses,) = await while_connected(request, work)
-        access: Access = request.scope["state"]["access"]
-        access.poses = [poses]
+        async with received_body(request, self.intake) as body:
+            # large JSON is parsed beside the event loop
+            asked, tensors = await asyncio.get_running_loop().run_in_executor(
+                self.decoders, read_request, body.getvalue(), request.headers.get(LENGTH_HEADER)
+            )
+            options = read_options(asked.parameters)
+            names = check_outputs([(each.name, each.parameters) for each in asked.outputs])
+            work = self.estimator.estimate([read_picture(tensors)], options, held=1)
+            access = access_of(request.scope)
+            (poses,) = access.poses = await while_connected(request, work)
         outputs = {name: array for name, array in arrays(poses).items() if name in names}
         return _answer(*write_answer(asked.id, outputs, binary_outputs(asked)))
 

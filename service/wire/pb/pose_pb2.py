@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lgm_pose/v1/pose.proto\x12\x07pose.v1\"i\n\x07Options\x12\x16\n\tmin_score\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bmax_persons\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06rotate\x18\x03 \x01(\rB\x0c\n\n_min_scoreB\x0e\n\x0c_max_persons\"C\n\x0f\x45stimateRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12!\n\x07options\x18\x02 \x01(\x0b\x32\x10.pose.v1.Options\"Q\n\x10\x45stimateResponse\x12\x1d\n\x05poses\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Poses\x12\x1e\n\x05model\x18\x02 \x01(\x0b\x32\x0f.pose.v1.Models\"k\n\x05Poses\x12 \n\x07persons\x18\x01 \x03(\x0b\x32\x0f.pose.v1.Person\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.pose.v1.Timings\"\x85\x01\n\x06Person\x12\"\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x14.pose.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12$\n\tkeypoints\x18\x03 \x03(\x0b\x32\x11.pose.v1.Keypoint\x12\x15\n\x08track_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_track_id\"=\n\x0b\x42oundingBox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"/\n\x08Keypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05score\x18\x03 \x01(\x02\"F\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tect\x18\x03 \x01(\x01\x12\x0c\n\x04pose\x18\x04 \x01(\x01\"H\n\x06Models\x12\x1c\n\x04pose\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Model\x12 \n\x08\x64\x65tector\x18\x02 \x01(\x0b\x32\x0e.pose.v1.Model\"6\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\"l\n\x15\x45stimateStreamRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.pose.v1.StreamConfigH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.pose.v1.FrameH\x00\x42\t\n\x07message\"\xa0\x01\n\x0cStreamConfig\x12!\n\x07options\x18\x01 \x01(\x0b\x32\x10.pose.v1.Options\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x1f\n\x06policy\x18\x03 \x01(\x0e\x32\x0f.pose.v1.Policy\x12\x10\n\x08tracking\x18\x04 \x01(\x08\x12\x11\n\tsmoothing\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65tect_every\x18\x06 \x01(\r\"}\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12 \n\x03raw\x18\x03 \x01(\x0b\x32\x11.pose.v1.RawImageH\x00\x12\x16\n\ttimestamp\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07pictureB\x0c\n\n_timestamp\"z\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12&\n\x05order\x18\x04 \x01(\x0e\x32\x17.pose.v1.RawImage.Order\"\x19\n\x05Order\x12\x07\n\x03\x42GR\x10\x00\x12\x07\n\x03RGB\x10\x01\"\xd8\x01\n\x16\x45stimateStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1f\n\x05poses\x18\x02 \x01(\x0b\x32\x0e.pose.v1.PosesH\x00\x12\x1f\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.pose.v1.ErrorH\x00\x12#\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x10.pose.v1.DroppedH\x00\x12\x1f\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x0f.pose.v1.Counts\x12\x11\n\x04time\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06\x61nswerB\x07\n\x05_time\"\x19\n\x07\x44ropped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"J\n\x06\x43ounts\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05poses\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\x14\n\x12GetSkeletonRequest\"~\n\x08Skeleton\x12\r\n\x05names\x18\x01 \x03(\t\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12)\n\nflip_pairs\x18\x03 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12\x12\n\noks_sigmas\x18\x04 \x03(\x02\"-\n\x0cKeypointPair\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r*C\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x11\n\rPOLICY_LATEST\x10\x01\x12\x0e\n\nPOLICY_ALL\x10\x02\x32\xe4\x01\n\x0bPoseService\x12?\n\x08\x45stimate\x12\x18.pose.v1.EstimateRequest\x1a\x19.pose.v1.EstimateResponse\x12U\n\x0e\x45stimateStream\x12\x1e.pose.v1.EstimateStreamRequest\x1a\x1f.pose.v1.EstimateStreamResponse(\x01\x30\x01\x12=\n\x0bGetSkeleton\x12\x1b.pose.v1.GetSkeletonRequest\x1a\x11.pose.v1.Skeletonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lgm_pose/v1/pose.proto\x12\x07pose.v1\"i\n\x07Options\x12\x16\n\tmin_score\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0bmax_persons\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06rotate\x18\x03 \x01(\rB\x0c\n\n_min_scoreB\x0e\n\x0c_max_persons\"C\n\x0f\x45stimateRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12!\n\x07options\x18\x02 \x01(\x0b\x32\x10.pose.v1.Options\"Q\n\x10\x45stimateResponse\x12\x1d\n\x05poses\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Poses\x12\x1e\n\x05model\x18\x02 \x01(\x0b\x32\x0f.pose.v1.Models\"k\n\x05Poses\x12 \n\x07persons\x18\x01 \x03(\x0b\x32\x0f.pose.v1.Person\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.pose.v1.Timings\"\x85\x01\n\x06Person\x12\"\n\x04\x62\x62ox\x18\x01 \x01(\x0b\x32\x14.pose.v1.BoundingBox\x12\r\n\x05score\x18\x02 \x01(\x02\x12$\n\tkeypoints\x18\x03 \x03(\x0b\x32\x11.pose.v1.Keypoint\x12\x15\n\x08track_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_track_id\"=\n\x0b\x42oundingBox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"/\n\x08Keypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05score\x18\x03 \x01(\x02\"U\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65tect\x18\x03 \x01(\x01\x12\x0c\n\x04pose\x18\x04 \x01(\x01\x12\r\n\x05other\x18\x05 \x01(\x01\"H\n\x06Models\x12\x1c\n\x04pose\x18\x01 \x01(\x0b\x32\x0e.pose.v1.Model\x12 \n\x08\x64\x65tector\x18\x02 \x01(\x0b\x32\x0e.pose.v1.Model\"6\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\"l\n\x15\x45stimateStreamRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.pose.v1.StreamConfigH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.pose.v1.FrameH\x00\x42\t\n\x07message\"\xa0\x01\n\x0cStreamConfig\x12!\n\x07options\x18\x01 \x01(\x0b\x32\x10.pose.v1.Options\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x1f\n\x06policy\x18\x03 \x01(\x0e\x32\x0f.pose.v1.Policy\x12\x10\n\x08tracking\x18\x04 \x01(\x08\x12\x11\n\tsmoothing\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65tect_every\x18\x06 \x01(\r\"}\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12 \n\x03raw\x18\x03 \x01(\x0b\x32\x11.pose.v1.RawImageH\x00\x12\x16\n\ttimestamp\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07pictureB\x0c\n\n_timestamp\"z\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12&\n\x05order\x18\x04 \x01(\x0e\x32\x17.pose.v1.RawImage.Order\"\x19\n\x05Order\x12\x07\n\x03\x42GR\x10\x00\x12\x07\n\x03RGB\x10\x01\"\xd8\x01\n\x16\x45stimateStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1f\n\x05poses\x18\x02 \x01(\x0b\x32\x0e.pose.v1.PosesH\x00\x12\x1f\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.pose.v1.ErrorH\x00\x12#\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x10.pose.v1.DroppedH\x00\x12\x1f\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x0f.pose.v1.Counts\x12\x11\n\x04time\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06\x61nswerB\x07\n\x05_time\"\x19\n\x07\x44ropped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"J\n\x06\x43ounts\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05poses\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\x14\n\x12GetSkeletonRequest\"~\n\x08Skeleton\x12\r\n\x05names\x18\x01 \x03(\t\x12$\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12)\n\nflip_pairs\x18\x03 \x03(\x0b\x32\x15.pose.v1.KeypointPair\x12\x12\n\noks_sigmas\x18\x04 \x03(\x02\"-\n\x0cKeypointPair\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r*C\n\x06Policy\x12\x16\n\x12POLICY_UNSPECIFIED\x10\x00\x12\x11\n\rPOLICY_LATEST\x10\x01\x12\x0e\n\nPOLICY_ALL\x10\x02\x32\xe4\x01\n\x0bPoseService\x12?\n\x08\x45stimate\x12\x18.pose.v1.EstimateRequest\x1a\x19.pose.v1.EstimateResponse\x12U\n\x0e\x45stimateStream\x12\x1e.pose.v1.EstimateStreamRequest\x1a\x1f.pose.v1.EstimateStreamResponse(\x01\x30\x01\x12=\n\x0bGetSkeleton\x12\x1b.pose.v1.GetSkeletonRequest\x1a\x11.pose.v1.Skeletonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.wire.pb.pose_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICY']._serialized_start=1936
-  _globals['_POLICY']._serialized_end=2003
+  _globals['_POLICY']._serialized_start=1951
+  _globals['_POLICY']._serialized_end=2018
   _globals['_OPTIONS']._serialized_start=35
   _globals['_OPTIONS']._serialized_end=140
   _globals['_ESTIMATEREQUEST']._serialized_start=142
@@ -48,35 +48,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYPOINT']._serialized_start=602
   _globals['_KEYPOINT']._serialized_end=649
   _globals['_TIMINGS']._serialized_start=651
-  _globals['_TIMINGS']._serialized_end=721
-  _globals['_MODELS']._serialized_start=723
-  _globals['_MODELS']._serialized_end=795
-  _globals['_MODEL']._serialized_start=797
-  _globals['_MODEL']._serialized_end=851
-  _globals['_ESTIMATESTREAMREQUEST']._serialized_start=853
-  _globals['_ESTIMATESTREAMREQUEST']._serialized_end=961
-  _globals['_STREAMCONFIG']._serialized_start=964
-  _globals['_STREAMCONFIG']._serialized_end=1124
-  _globals['_FRAME']._serialized_start=1126
-  _globals['_FRAME']._serialized_end=1251
-  _globals['_RAWIMAGE']._serialized_start=1253
-  _globals['_RAWIMAGE']._serialized_end=1375
-  _globals['_RAWIMAGE_ORDER']._serialized_start=1350
-  _globals['_RAWIMAGE_ORDER']._serialized_end=1375
-  _globals['_ESTIMATESTREAMRESPONSE']._serialized_start=1378
-  _globals['_ESTIMATESTREAMRESPONSE']._serialized_end=1594
-  _globals['_DROPPED']._serialized_start=1596
-  _globals['_DROPPED']._serialized_end=1621
-  _globals['_ERROR']._serialized_start=1623
-  _globals['_ERROR']._serialized_end=1661
-  _globals['_COUNTS']._serialized_start=1663
-  _globals['_COUNTS']._serialized_end=1737
-  _globals['_GETSKELETONREQUEST']._serialized_start=1739
-  _globals['_GETSKELETONREQUEST']._serialized_end=1759
-  _globals['_SKELETON']._serialized_start=1761
-  _globals['_SKELETON']._serialized_end=1887
-  _globals['_KEYPOINTPAIR']._serialized_start=1889
-  _globals['_KEYPOINTPAIR']._serialized_end=1934
-  _globals['_POSESERVICE']._serialized_start=2006
-  _globals['_POSESERVICE']._serialized_end=2234
+  _globals['_TIMINGS']._serialized_end=736
+  _globals['_MODELS']._serialized_start=738
+  _globals['_MODELS']._serialized_end=810
+  _globals['_MODEL']._serialized_start=812
+  _globals['_MODEL']._serialized_end=866
+  _globals['_ESTIMATESTREAMREQUEST']._serialized_start=868
+  _globals['_ESTIMATESTREAMREQUEST']._serialized_end=976
+  _globals['_STREAMCONFIG']._serialized_start=979
+  _globals['_STREAMCONFIG']._serialized_end=1139
+  _globals['_FRAME']._serialized_start=1141
+  _globals['_FRAME']._serialized_end=1266
+  _globals['_RAWIMAGE']._serialized_start=1268
+  _globals['_RAWIMAGE']._serialized_end=1390
+  _globals['_RAWIMAGE_ORDER']._serialized_start=1365
+  _globals['_RAWIMAGE_ORDER']._serialized_end=1390
+  _globals['_ESTIMATESTREAMRESPONSE']._serialized_start=1393
+  _globals['_ESTIMATESTREAMRESPONSE']._serialized_end=1609
+  _globals['_DROPPED']._serialized_start=1611
+  _globals['_DROPPED']._serialized_end=1636
+  _globals['_ERROR']._serialized_start=1638
+  _globals['_ERROR']._serialized_end=1676
+  _globals['_COUNTS']._serialized_start=1678
+  _globals['_COUNTS']._serialized_end=1752
+  _globals['_GETSKELETONREQUEST']._serialized_start=1754
+  _globals['_GETSKELETONREQUEST']._serialized_end=1774
+  _globals['_SKELETON']._serialized_start=1776
+  _globals['_SKELETON']._serialized_end=1902
+  _globals['_KEYPOINTPAIR']._serialized_start=1904
+  _globals['_KEYPOINTPAIR']._serialized_end=1949
+  _globals['_POSESERVICE']._serialized_start=2021
+  _globals['_POSESERVICE']._serialized_end=2249
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,73 @@
+"""Prints the size of the code: `python scripts/figures.py`. Generated code is left out."""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("service", "model")
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(package: str) -> list[Path]:
+    """Python files of a package, without generated ones."""
+    return sorted(path for path in (ROOT / package).rglob("*.py") if "pb" not in path.parts)
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file of the repository."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Names of modules that a file imports, at the top or inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def longest_chain(package: str) -> list[str]:
+    """The longest chain of imports inside a package, without its `__init__` files."""
+    graph = {module(path): imports(path) for path in sources(package) if path.stem != "__init__"}
+
+    @cache
+    def below(name: str) -> tuple[str, ...]:
+        chains = [below(other) for other in sorted(graph[name] & graph.keys() - {name})]
+        return (name, *max(chains, key=len, default=()))
+
+    return list(max((below(name) for name in sorted(graph)), key=len))
+
+
+def functions(package: str) -> Iterator[tuple[int, str]]:
+    """Lines and name of each function."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, _Function):
+                assert node.end_lineno is not None
+                yield node.end_lineno - node.lineno + 1, f"{module(path)}.{node.name}"
+
+
+def _print(package: str) -> None:
+    paths = sources(package)
+    lengths = sorted(functions(package))
+    lines = sum(len(path.read_text().splitlines()) for path in paths)
+    rooms = {path.parent for path in paths}
+    p90 = lengths[int(0.9 * (len(lengths) - 1))][0]
+    median = statistics.median_low([length for length, _ in lengths])
+    longest, name = lengths[-1]
+    chain = longest_chain(package)
+    print(f"{package}: {len(rooms)} rooms, {len(paths)} files, {lines} lines")
+    print(f"  functions: median {median}, p90 {p90}, longest {longest} lines ({name})")
+    print(f"  longest import chain, {len(chain)} modules: {' > '.join(chain)}")
+
+
+if __name__ == "__main__":
+    for each in PACKAGES:
+        _print(each)

@@ -1,0 +1,126 @@
+"""What every HTTP request meets: an id, a record, a problem for a crash, and a refusal that it can read."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.http.problem import problem, unforeseen_problem
+from service.api.openinference.tensors import MODEL, VERSION
+from service.observability.access_log import Access, observed, request_id
+from service.observability.tracing import TRACEPARENT, join_trace
+
+logger = logging.getLogger(__name__)
+VIDEOS = "/v1/videos"
+# POST requests for persons, and the names under which they are recorded; no other request is
+_RECORDED = {
+    "/v1/poses": "rest",
+    # a video takes as long as it is: it has no place among the latencies of requests
+    VIDEOS: "rest_video",
+    f"/v2/models/{MODEL}/infer": "rest_v2",
+    f"/v2/models/{MODEL}/versions/{VERSION}/infer": "rest_v2",
+}
+_MAX_QUERY = 2048  # bytes; a longer one takes long to validate, and no parameter needs it
+# read to its end, a body is received from whoever asks; those without a key are refused before it
+_AT_ONCE = (401, 403, 408, 413)
+
+
+def access_of(scope: Scope) -> Access:
+    """The record of the request under way."""
+    access: Access = scope["state"]["access"]
+    return access
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Of the bodies of refused requests, which are read and dropped. by_path: other max_bytes."""
+
+    max_bytes: int
+    timeout_s: float
+    by_path: Mapping[str, int] = field(default_factory=dict)
+
+
+class AccessMiddleware:
+    """Gives each request an id, turns a crash into a problem, and records requests for persons.
+
+    A refusal waits until the body is read, as a client that still sends would lose it to a reset.
+    """
+
+    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        join_trace(headers.get(TRACEPARENT))
+        ident = request_id(headers.get("x-request-id"))
+        api = _RECORDED.get(get_route_path(scope)) if scope["method"] == "POST" else None
+        if api is None:
+            return await self._answer(scope, receive, send, Access(ident, "500"))
+        with observed(api, ident, code="500") as access:
+            await self._answer(scope, receive, send, access)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, access: Access) -> None:
+        started = False
+        scope.setdefault("state", {})["access"] = access
+        body = _Body(receive, Headers(scope=scope))
+        limit = self._limits.by_path.get(get_route_path(scope), self._limits.max_bytes)
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                access.code = str(message["status"])
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = access.request_id
+                headers.setdefault("cache-control", "no-store")
+                if message["status"] >= 400 and not body.read:
+                    if message["status"] not in _AT_ONCE and not body.held_back:
+                        await body.drop(limit, self._limits.timeout_s)
+                        access.receipt_ended()
+                    if not body.read:
+                        headers["connection"] = "close"
+            await send(message)
+
+        try:
+            if len(scope["query_string"]) > _MAX_QUERY:
+                refusal = problem(414, "query_too_long", f"the query is longer than {_MAX_QUERY} bytes")
+                return await refusal(scope, body.receive, send_on)
+            await self._app(scope, body.receive, send_on)
+        except Exception:
+            logger.exception("request failed", extra={"request_id": access.request_id})
+            if started:
+                raise
+            await unforeseen_problem()(scope, body.receive, send_on)
+
+
+class _Body:
+    """The body of a request under way. read: to its end. held_back: until the service asks for it."""
+
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self._received = 0
+        self.read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self.held_back = headers.get("expect", "").lower() == "100-continue"
+
+    async def receive(self) -> Message:
+        """See ASGI."""
+        self.held_back = False
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        self.read = self.read or not message.get("more_body", False)
+        return message
+
+    async def drop(self, max_bytes: int, timeout_s: float) -> None:
+        """Read on, up to a limit."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.read and self._received < max_bytes:
+                    await self.receive()

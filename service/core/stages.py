@@ -1,0 +1,111 @@
+"""What a runner does with the images that it has taken: memory, header, decoding, networks.
+
+Nothing is decoded before: what waits in the queue is as small as it was sent, and a stream may put a newer
+frame in its place until the end of the wait.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from threading import Lock
+from time import perf_counter
+from typing import Protocol
+
+from service.core.image import decode, read_size
+from service.core.memory import PixelMemory
+from service.errors import PoseError
+from service.types import Boxes, Estimate, Frame, Options, Picture
+
+_DECODED_IMAGES = 4  # of the largest size allowed; this bounds the memory of decoded images
+
+
+def _unknown() -> None:
+    """No boxes: the detector looks for the persons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image to work on. arrived: when it came, in seconds of `perf_counter`.
+
+    boxes: where the persons are, asked on a runner's thread when the image is taken; None calls the detector.
+    """
+
+    picture: Picture
+    options: Options
+    arrived: float
+    boxes: Callable[[], Boxes | None] = _unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was found in an image of this size; when its decoding began and ended (`perf_counter`)."""
+
+    width: int
+    height: int
+    estimate: Estimate
+    begun: float
+    decoded: float
+
+
+class Infer(Protocol):
+    """Runs the networks: persons of each frame."""
+
+    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> Sequence[Estimate]:
+        """alone: no other call is under way, so that this one may use every processor."""
+
+
+class Stages:
+    """Works on jobs; called by several runners at the same time."""
+
+    def __init__(self, infer: Infer, decoders: Executor, *, max_pixels: int) -> None:
+        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image."""
+        self._infer, self._decoders, self._max_pixels = infer, decoders, max_pixels
+        self._memory = PixelMemory(_DECODED_IMAGES * max_pixels)
+        self._running, self._counting = 0, Lock()
+
+    def run(self, jobs: Sequence[Job]) -> list[Done | PoseError]:
+        """What was found in each image, or why it is refused. Raises what `infer` raises."""
+        self._count(1)
+        try:
+            pixels = [self._pixels(job) for job in jobs]
+            with self._memory.room(sum(each for each in pixels if isinstance(each, int))):
+                return self._run(jobs, pixels)
+        finally:
+            self._count(-1)
+
+    def _run(self, jobs: Sequence[Job], pixels: Sequence[int | PoseError]) -> list[Done | PoseError]:
+        begun = perf_counter()
+        each_of = map if len(jobs) == 1 else self._decoders.map
+        found: list[Frame | PoseError] = [*each_of(_frame, jobs, pixels)]
+        decoded = perf_counter()
+        frames = [each for each in found if isinstance(each, Frame)]
+        estimates = self._infer(frames, alone=self._running == 1) if frames else ()
+        done = iter(
+            [
+                Done(frame.image.shape[1], frame.image.shape[0], estimate, begun, decoded)
+                for frame, estimate in zip(frames, estimates, strict=True)
+            ]
+        )
+        return [each if isinstance(each, PoseError) else next(done) for each in found]
+
+    def _pixels(self, job: Job) -> int | PoseError:
+        """Pixels of the image by its header, or why it is refused."""
+        try:
+            width, height = read_size(job.picture, self._max_pixels)
+        except PoseError as error:
+            return error
+        return width * height
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._running += change
+
+
+def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
+    """The decoded image, or why it is refused."""
+    if isinstance(pixels, PoseError):
+        return pixels
+    try:
+        return Frame(decode(job.picture, job.options.rotate), job.options, job.boxes())
+    except PoseError as error:
+        return error

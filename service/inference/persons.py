@@ -1,0 +1,52 @@
+"""Converts boxes and keypoints to the persons of an answer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.keypoints import keypoint_score
+from model.topdown import Detector
+from service.types import Boxes, Floats, Frame, Person
+
+
+def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
+    """Boxes (N, 4) and scores (N,) of each frame, limited by its options, in pixels of the frame.
+
+    A frame that already has boxes keeps them.
+    """
+    unseen = [frame for frame in frames if frame.boxes is None]
+    found = iter(detector.detect([frame.image for frame in unseen]) if unseen else [])
+    margin = detector.metadata.box_margin
+    return [_wanted(frame, margin, *next(found)) if frame.boxes is None else frame.boxes for frame in frames]
+
+
+def _wanted(frame: Frame, margin: float, boxes: Floats, scores: Floats) -> Boxes:
+    """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options.
+
+    margin: how much higher a box must score than a person.
+    """
+    count = int(np.count_nonzero(scores >= margin * frame.options.min_score))
+    count = min(count, frame.options.max_persons)
+    return Boxes(boxes[:count], scores[:count])
+
+
+def find_persons(frame: Frame, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
+    """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3).
+
+    The score of a person is the score of the box times the score of the keypoints.
+    """
+    scores = detected.scores * keypoint_score(keypoints[:, :, 2])
+    found = zip(detected.boxes, scores.tolist(), keypoints, strict=True)
+    persons = [_person(*each) for each in found]
+    wanted = [person for person in persons if person.score >= frame.options.min_score]
+    return tuple(sorted(wanted, key=lambda person: -person.score))
+
+
+def _person(box: Floats, score: float, keypoints: Floats) -> Person:
+    """Rounds to 0.01 pixels and scores to 0.0001, because more digits only make answers longer."""
+    x1, y1, x2, y2 = (round(edge, 2) for edge in box.tolist())
+    return Person(
+        bbox=(x1, y1, x2, y2),
+        score=round(score, 4),
+        keypoints=tuple((round(x, 2), round(y, 2), round(s, 4)) for x, y, s in keypoints.tolist()),
+    )

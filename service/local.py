@@ -1,0 +1,54 @@
+"""`lgm-pose estimate` and `lgm-pose stream`: the client's command, with a service started for it alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Thread
+
+# a service for this command alone listens on loopback, on free ports, and needs no keys
+_OVERRIDES = {"POSE_HOST": "127.0.0.1", "POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
+_NOT_INHERITED = ("POSE_API_KEY", "POSE_TLS_", "POSE_RATE_LIMIT")
+
+
+def run_client(command: str, arguments: Sequence[str]) -> None:
+    """Run a command of lgm-pose-client on a service that lives as long as the command.
+
+    Exits with one line when the client is not installed or the service does not start.
+    """
+    try:
+        from lgm_pose_client.__main__ import main
+    except ImportError as error:
+        raise SystemExit(f"{error}: pip install 'lgm-pose-client[video]'") from None
+    prefix = [] if command == "estimate" else [command]
+    if {"-h", "--help"} & {*arguments}:
+        main([*prefix, *arguments])
+    with _service() as (url, address):
+        where = ["--url", url] if command == "estimate" else ["--address", address]
+        main([*prefix, *arguments, *where])
+
+
+@contextmanager
+def _service() -> Iterator[tuple[str, str]]:
+    """URL of REST and address of gRPC of a service that runs while open. Exits when it does not start."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        env={**inherited, **_OVERRIDES},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        log = (json.loads(line) for line in child.stdout)
+        started = next((line for line in log if line["message"] == "serving"), None)
+        if started is None:
+            raise SystemExit(child.communicate()[1].strip())
+        Thread(target=child.communicate, daemon=True).start()  # a full pipe would stop the service
+        yield started["http"], f"127.0.0.1:{started['grpc_port']}"
+    finally:
+        child.terminate()
+        child.wait()

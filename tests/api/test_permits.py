@@ -1,0 +1,118 @@
+"""Permit first: a request has a place, and memory for its body, before its body is received."""
+
+import asyncio
+import socket
+from contextlib import closing
+
+import grpc
+import httpx
+import pytest
+
+from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
+from tests.api.test_lifecycle import until
+from tests.support.clients import JPEG
+from tests.support.service import Launch, Service
+
+HEAD = (
+    "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\nconnection: close\r\n"
+    "content-length: {length}\r\n\r\n"
+)
+
+
+def opened(service: Service, path: str, kind: str, length: int) -> socket.socket:
+    """A request of which nothing but the head has been sent."""
+    host, port = service.url.removeprefix("http://").split(":")
+    peer = socket.create_connection((host, int(port)), timeout=30)
+    peer.sendall(HEAD.format(path=path, kind=kind, length=length).encode())
+    return peer
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "api"),
+    [
+        ("/v1/poses", "image/jpeg", "rest"),
+        ("/v2/models/lgm-pose/infer", "application/json", "rest_v2"),
+        ("/v1/videos", "video/mp4", "rest_video"),
+    ],
+)
+async def test_a_place_is_taken_when_the_head_is_read(
+    launch: Launch, photo: bytes, path: str, kind: str, api: str
+) -> None:
+    service = launch(max_images=1, max_streams=1)
+    with closing(opened(service, path, kind, 100_000)) as first:
+        await until(lambda: service.metric("pose_in_flight", api=api) == 1)
+        with closing(opened(service, path, kind, 100_000)) as second:
+            await asyncio.sleep(0.3)
+            second.sendall(b"\0" * 50_000)  # whose refusal is not lost to a reset
+            await asyncio.sleep(0.3)
+            second.sendall(b"\0" * 50_000)
+            answer = second.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in answer
+        first.sendall(b"\0" * 100_000)
+        assert not first.recv(12).endswith(b"429")
+    await until(lambda: service.metric("pose_in_flight", api=api) == 0)
+
+
+async def test_a_client_that_waits_for_leave_to_send_is_refused_at_once(launch: Launch) -> None:
+    service = launch(max_images=1)
+    with closing(opened(service, "/v1/poses", "image/jpeg", 1000)):
+        await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as second:
+            head = HEAD.format(path="/v1/poses", kind="image/jpeg", length=1000).removesuffix("\r\n")
+            second.sendall(head.encode() + b"expect: 100-continue\r\n\r\n")
+            assert second.recv(12) == b"HTTP/1.1 429"
+
+
+async def test_memory_for_bodies_is_waited_for_in_turn(launch: Launch, photo: bytes) -> None:
+    service = launch(max_body_bytes=200_000, body_memory_bytes=200_000)
+    with closing(opened(service, "/v1/poses", "image/jpeg", 150_000)) as first:
+        await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
+        async with httpx.AsyncClient(base_url=service.url, timeout=30) as http:
+            second = asyncio.create_task(http.post("/v1/poses", content=photo, headers=JPEG))
+            await asyncio.sleep(1)
+            assert not second.done()
+            first.sendall(b"\0" * 150_000)
+            assert (await second).status_code == 200
+
+
+async def test_a_grpc_call_has_its_place_before_its_message(launch: Launch, photo: bytes) -> None:
+    service = launch(max_images=1, receipt_timeout_s=2)
+    async with grpc.aio.insecure_channel(service.grpc) as channel:
+        method = "/pose.v1.PoseService/Estimate"
+        silent = channel.stream_unary(method)()  # a head without a message
+        await silent.wait_for_connection()
+        await until(lambda: service.metric("pose_in_flight", api="grpc") == 1)
+        v1 = pose_pb2_grpc.PoseServiceStub(channel)
+        v2 = openinference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for call in (
+            v1.Estimate(pose_pb2.EstimateRequest(image=photo)),
+            v2.ModelInfer(openinference_pb2.ModelInferRequest(model_name="lgm-pose")),
+        ):
+            assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive" in await silent.details()
+        await v1.Estimate(pose_pb2.EstimateRequest(image=photo))
+
+
+async def test_calls_have_a_limit_that_leaves_room_for_health_checks(launch: Launch) -> None:
+    service = launch(max_images=1, max_streams=1)
+    calls = []
+    async with grpc.aio.insecure_channel(service.grpc) as channel:
+        for _ in range(20):
+            calls.append(channel.stream_unary("/pose.v1.PoseService/Estimate")())
+            calls.append(channel.stream_stream("/pose.v1.PoseService/EstimateStream")())
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for call in calls:
+            call.cancel()
+
+
+async def test_a_message_that_is_not_one_is_an_invalid_argument(service: Service) -> None:
+    async with grpc.aio.insecure_channel(service.grpc) as channel:
+        call = channel.unary_unary("/pose.v1.PoseService/Estimate")(b"\xff\xff\xff")
+        assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,180 @@
+"""Files that cannot be adopted: one clear line each, and nothing is written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from model.adopt import check
+from model.adopt.command import Choices, adopt, main
+from model.adopt.family import AdoptError
+from tests.model.adopt import published
+from tests.model.adopt.published import Tiny
+from tests.support.networks import save_networks
+from tests.support.service import ROOT
+
+
+def refusal(path: Path, choices: Choices | None = None) -> str:
+    """What the refusal of a file says, in one line."""
+    with pytest.raises(AdoptError) as raised:
+        adopt(path, path.parent / "out", choices or Choices())
+    assert not (path.parent / "out").exists()
+    assert "\n" not in str(raised.value)
+    return str(raised.value).removeprefix(f"{path}: ")
+
+
+def edited(path: Path, **fields: object) -> Path:
+    """The file with its image input, or one of its nodes, changed."""
+    model = onnx.load(path)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    if "free" in fields:
+        dims[2].dim_param, dims[3].dim_param = "H", "W"
+    if "domain" in fields:
+        model.graph.node[0].domain = str(fields["domain"])
+        model.opset_import.append(helper.make_opsetid(str(fields["domain"]), 1))
+    if "broken" in fields:
+        model.graph.node[1].input[0] = "nowhere"
+    if "opset" in fields:
+        model.opset_import[0].version = int(str(fields["opset"]))
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    assert refusal(path, Choices(family="yolox")) == (
+        "its outputs are not those of yolox: map8 (1, 16, 24, 5), map16 (1, 8, 12, 5), map32 (1, 4, 6, 5)"
+    )
+    with pytest.raises(AdoptError, match="no family 'yolo'; there are rtmdet, "):
+        adopt(path, tmp_path / "out", Choices(family="yolo"))
+
+
+def test_outputs_of_no_family_are_shown(tmp_path: Path) -> None:
+    tiny = Tiny()
+    message = refusal(tiny.save(tmp_path / "x.onnx", {"feature": tiny.flat(tiny.level(8, 7), 7)}))
+    assert message.startswith("its outputs are not those of any family (rtmdet, ")
+    assert message.endswith("): feature (1, 384, 7)")
+
+
+def test_heatmaps_alone_do_not_say_how_they_are_aligned(tmp_path: Path) -> None:
+    message = refusal(published.heatmaps(tmp_path / "pose-256x192.onnx"))
+    assert message == "its outputs fit hrnet, vitpose, tinypose: choose one by --family"
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert refusal(path).startswith("not a valid ONNX file")
+    path.write_bytes(b"")
+    assert refusal(path).startswith("not a valid ONNX file")
+    path.unlink()
+    assert refusal(path) == "no such file"
+
+
+def test_a_graph_that_misses_a_tensor_is_refused(tmp_path: Path) -> None:
+    path = edited(published.rtmdet(tmp_path / "x.onnx"), broken=True)
+    assert refusal(path).startswith("onnxruntime cannot load it: ") and "nowhere" in refusal(path)
+
+
+def test_custom_operators_are_named(tmp_path: Path) -> None:
+    path = edited(published.rtmdet(tmp_path / "x.onnx"), domain="mmdeploy")
+    assert refusal(path) == "needs custom operators: mmdeploy.AveragePool"
+
+
+def test_old_operators_are_refused(tmp_path: Path) -> None:
+    path = edited(published.rtmdet(tmp_path / "x.onnx"), opset=10)
+    assert refusal(path) == "opset 10 is older than 11: export it again"
+
+
+def test_a_dynamic_size_has_to_be_given(tmp_path: Path) -> None:
+    path = edited(published.rtmdet(tmp_path / "x.onnx"), free=True)
+    assert refusal(path) == "the size of its input is dynamic: give one by --size HEIGHTxWIDTH"
+    _, lines = adopt(path, tmp_path / "adopted", Choices(size=(96, 160)))
+    assert lines[0].endswith("96x160")
+
+
+def test_a_size_that_the_graph_cannot_take_is_refused(tmp_path: Path) -> None:
+    path = published.picodet(tmp_path / "x.onnx")
+    assert refusal(path, Choices(size=(64, 64))) == "its input is 128x192, not 64x64"
+    path = edited(path, free=True)
+    assert refusal(path, Choices(size=(64, 64))).startswith("cannot be run at 64x64: ")
+
+
+def test_inputs_must_be_one_image(tmp_path: Path) -> None:
+    tiny = Tiny()
+    tiny.inputs["sizes"] = [1, 2]
+    path = tiny.save(tmp_path / "x.onnx", {"y": tiny.add("Add", tiny.level(8, 5), "sizes")})
+    assert refusal(path) == "does not say what its input sizes is"
+    tiny = Tiny()
+    tiny.inputs = {"images": ["N", 8]}
+    path = tiny.save(path, {"y": tiny.add("Identity", "images")})
+    assert refusal(path) == "needs one image input (N, 3, H, W), has the inputs images"
+
+
+def test_other_keypoints_need_a_skeleton(tmp_path: Path) -> None:
+    path = published.heatmaps(tmp_path / "hrnet.onnx", keypoints=3)
+    assert refusal(path) == "has 3 keypoints: describe them by --skeleton FILE.json"
+    (tmp_path / "skeleton.json").write_text(
+        '{"names": ["a", "b", "c"], "edges": [[0, 1]], "flip_pairs": [[1, 2]], "oks_sigmas": [0.1, 0.1, 0.1]}'
+    )
+    main([f"{path}", "--out", f"{tmp_path}", "--skeleton", f"{tmp_path / 'skeleton.json'}"])
+    assert (tmp_path / "pose.onnx").exists()
+
+
+def test_our_own_files_are_not_adopted_again(tmp_path: Path) -> None:
+    assert refusal(save_networks(tmp_path) / "pose.onnx") == "is in our format '1' already"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    (tmp_path / "detector.onnx").write_bytes(b"mine")
+    with pytest.raises(AdoptError, match="exists already"):
+        adopt(path, tmp_path, Choices())
+    assert (tmp_path / "detector.onnx").read_bytes() == b"mine"
+
+
+def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    original = check.open_session
+
+    def noisy(path: Path, data: bytes) -> object:
+        session = original(path, data)
+
+        class Noisy:
+            def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+                return [output + np.float32(0.5) for output in session.run(names, feed)]
+
+        return Noisy()
+
+    monkeypatch.setattr(check, "open_session", noisy)
+    assert refusal(path).startswith("the result differs by ")
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    with pytest.raises(AdoptError, match=r"none\.jpg: not a photo that can be read"):
+        adopt(path, tmp_path / "out", Choices(photos=[tmp_path / "none.jpg"]))
+
+
+def command(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
+    done = command(
+        f"from service.cli import main; main(['adopt', '{tmp_path}/x.onnx', '--out', '{tmp_path}'])"
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path}/x.onnx: no such file\n"
+
+
+def test_without_the_package_the_command_names_it() -> None:
+    blocked = "import sys; sys.modules['onnx'] = None; "
+    done = command(f"{blocked}from service.cli import main; main(['adopt', 'x', '--out', 'y'])")
+    assert done.returncode == 1
+    assert done.stderr == "adopt needs the package onnx: pip install 'lgm-pose[adopt]'\n"

@@ -1,0 +1,48 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, keypoint_score
+
+
+def test_a_pose_scores_the_mean_of_the_keypoints_that_count() -> None:
+    scores = np.zeros((3, 17), np.float32)
+    scores[0] = 0.5
+    scores[1, :4], scores[1, 4:] = 0.8, 0.19
+    scores[2] = 0.1
+    np.testing.assert_allclose(keypoint_score(scores), [0.5, 0.8, 0.0], atol=1e-6)
+    assert float(keypoint_score(scores[1])) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("skeleton", [COCO, MPII], ids=["coco", "mpii"])
+def test_mirror_images_are_of_the_other_side(skeleton: Skeleton) -> None:
+    for index, mirror in enumerate(skeleton.flip_index):
+        name = skeleton.names[index]
+        swapped = name.replace("left", "?").replace("right", "left").replace("?", "right")
+        assert skeleton.names[mirror] == swapped
+        assert skeleton.oks_sigmas[mirror] == skeleton.oks_sigmas[index]
+    assert COCO.flip_index == FLIP_INDEX
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"names": ("a", "a")}, "unique"),
+        ({"names": ()}, "missing"),
+        ({"edges": ((0, 2),)}, "outside 0 to 1"),
+        ({"flip_pairs": ((-1, 0),)}, "outside 0 to 1"),
+        ({"oks_sigmas": (0.1,)}, "2 positive OKS sigmas"),
+        ({"oks_sigmas": (0.1, 0.0)}, "2 positive OKS sigmas"),
+    ],
+)
+def test_a_skeleton_whose_parts_do_not_fit_is_refused(change: dict[str, Any], complaint: str) -> None:
+    parts: dict[str, Any] = {
+        "names": ("a", "b"),
+        "edges": ((0, 1),),
+        "flip_pairs": ((0, 1),),
+        "oks_sigmas": (0.1, 0.1),
+    }
+    Skeleton(**parts)
+    with pytest.raises(ValueError, match=complaint):
+        Skeleton(**{**parts, **change})

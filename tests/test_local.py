@@ -1,0 +1,75 @@
+"""`lgm-pose estimate` and `lgm-pose stream` start a service of their own and end it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.networks import save_networks
+from tests.support.service import ROOT, Pixels, encode
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    return save_networks(folder)
+
+
+def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
+    # the marker finds processes that outlive the command
+    return subprocess.run(
+        [sys.executable, "-m", "service", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client"), "TEST_LOCAL": str(os.getpid()), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def survivors() -> list[psutil.Process]:
+    """Processes that a command of this test started and left."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_LOCAL") == str(os.getpid()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_photos_are_estimated_without_a_running_service(weights: Path) -> None:
+    photo = ROOT / "examples" / "astronaut.jpg"
+    # the keys of the user's own service do not apply to this one
+    done = run("estimate", photo, weights=weights, api_keys="secret")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["persons"]
+    assert survivors() == []
+
+
+def test_a_folder_is_streamed_without_a_running_service(
+    weights: Path, tmp_path: Path, pixels: Pixels
+) -> None:
+    frames, answers = tmp_path / "frames", tmp_path / "answers.jsonl"
+    frames.mkdir()
+    for number in range(3):
+        (frames / f"{number}.jpg").write_bytes(encode(pixels[::4, ::4]))
+    done = run("stream", frames, "--policy", "all", "--json", answers, weights=weights)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["frame_id"] for line in answers.read_text().splitlines()] == [0, 1, 2]
+    assert survivors() == []
+
+
+def test_a_service_that_cannot_start_is_reported_in_one_line(tmp_path: Path) -> None:
+    done = run("estimate", ROOT / "examples" / "astronaut.jpg", weights=tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "detector.onnx: no such file" in done.stderr
