@@ -102,13 +102,17 @@ class DetectorMetadata(Metadata):
 
     fit: where the image lies in the input. letterbox_fill: grey level of the input where it does not.
     input_step: 0 where the input always has `input_size`; otherwise an input may be smaller, with sides that
-    are multiples of `input_step`.
+    are multiples of `input_step`. box_margin: how much higher a box must score than the person that it leads
+    to, whose score is lower by that of the keypoints. average_iou: boxes that overlap a better one by so much
+    are averaged with it; 0: none are.
     """
 
     task: ClassVar[Task] = "detector"
     letterbox_fill: int
     fit: Fit = Fit.TOP_LEFT
     input_step: int = 0
+    box_margin: float = 1.0
+    average_iou: float = 0.0
 
     def fits(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Whether a network gives outputs of these shapes for one image."""
@@ -151,6 +155,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "input_size": _size,
     "letterbox_fill": int,
     "input_step": int,
+    "box_margin": float,
+    "average_iou": float,
     "crop_padding": float,
     "heatmap_stride": float,
     "alignment": Alignment,

@@ -17,6 +17,7 @@ from model.blocks import BlockSpec, Conv, InvertedResidual, MobileNetV2
 
 STRIDES = (8, 16, 32)
 LETTERBOX_FILL = 114
+AVERAGE_IOU = 0.6  # see model.artefact.DetectorMetadata
 
 _TRUNK: tuple[BlockSpec, ...] = (
     (1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1),
@@ -26,12 +27,16 @@ _TRUNK: tuple[BlockSpec, ...] = (
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head."""
+    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head.
+
+    box_margin: how much higher a box must score than the person that it leads to (`model.calibrate`).
+    """
 
     input_size: tuple[int, int] = (320, 320)
     trunk: tuple[BlockSpec, ...] = _TRUNK
     width: int = 64
     head_blocks: int = 2
+    box_margin: float = 1.0
 
 
 class PersonDetector(nn.Module):

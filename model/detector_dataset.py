@@ -23,6 +23,13 @@ SOURCE_WEIGHT = {
     "fashionB": 0.3,
     "ccp": 0.5,
     "yoga": 0.5,
+    "coco500": 6.0,
+    "coco_mini": 6.0,
+    "fashion17": 0.2,
+    "clothing_attr": 0.3,
+    "exercise_db": 0.2,
+    "sports22": 0.5,
+    "yoga_manoj": 0.3,
 }
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 2.0)
 
@@ -38,9 +45,9 @@ class Canvases:
 
     jitter = augment.Jitter(scale=(0.6, 1.5), rotation=8, rotated=0.2, shift=0.12)
 
-    def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
+    def __init__(self, folders: Sequence[Path], size: tuple[int, int], device: torch.device) -> None:
         self.size = size
-        self.photos = PackedImages(folder, device)
+        self.photos = PackedImages(folders, device)
         self.chances = self.photos.weights(SOURCE_WEIGHT)
 
     def __len__(self) -> int:

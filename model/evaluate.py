@@ -4,16 +4,18 @@
 
 - keypoints, boxes given: those where people labelled keypoints, the box of each such person given.
 - person boxes; keypoints, boxes detected: of those, the ones where moreover every person has a box.
+- keypoints, as served: of those boxes and poses the ones that the service gives at its default `min_score`,
+  with how many boxes it looks at for each person that it gives.
 - the same, all photos: every photo where each person has a box, those without a labelled keypoint
   and those without a person included, which shows what is seen where nobody is.
 
-On MPII it prints PCKh.
+Photos kept apart for decisions are in none of them. On MPII it prints PCKh.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,17 @@ from model.keypoints import keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
-from model.scenes import PersonLabel, Scene
+from model.scenes import PersonLabel, Scene, kept_apart
+from model.topdown import Detector
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 #: COCO counts at most so many poses a photo.
 MAX_PERSONS = 20
+#: What the service asks of a person's score where its caller asks nothing.
+SERVED_SCORE = 0.2
+#: Boxes of lower scores change no figure.
+MIN_BOX_SCORE = 0.002
 
 #: The detectors and pose networks that are measured together.
 PAIRS = (
@@ -112,11 +119,37 @@ def compare(
         for detector, pose in PAIRS
         if detector in detectors and pose in poses
     }
+    ours = detectors["ours"]
+    margin = ours.metadata.box_margin if isinstance(ours, Detector) else 1.0
+    looked_at, answers = served(boxes["ours"], both["ours + ours"], margin)
+    as_served = _rows("keypoints, as served", keypoint_accuracy, complete, {"ours + ours": answers})
+    for row in as_served:
+        every = row["images"] == len(complete)
+        chosen = [i for i, scene in enumerate(complete) if every or is_labelled(scene)]
+        row["boxes_a_photo"] = sum(looked_at[i] for i in chosen) / len(chosen)
+        row["persons_a_photo"] = sum(len(answers[i][1]) for i in chosen) / len(chosen)
     return [
         *given,
         *_rows("person boxes", box_accuracy, complete, boxes),
         *_rows("keypoints, boxes detected", keypoint_accuracy, complete, both),
+        *as_served,
     ]
+
+
+def served(
+    detections: Sequence[Scored], poses: Sequence[Scored], margin: float
+) -> tuple[list[int], list[Scored]]:
+    """How many boxes of each photo the service looks at by default, and the poses that it gives.
+
+    margin: the detector's. poses: of the first of each photo's boxes, in their order.
+    """
+    looked_at, answers = [], []
+    for (_, scores), (keypoints, sure) in zip(detections, poses, strict=True):
+        boxes = int((scores[: len(sure)] >= margin * SERVED_SCORE).sum())
+        given = np.flatnonzero(sure[:boxes] >= SERVED_SCORE)
+        looked_at.append(boxes)
+        answers.append((keypoints[given], sure[given]))
+    return looked_at, answers
 
 
 def _rows(
@@ -162,6 +195,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="shards, COCO or MPII")
     parser.add_argument("--split", default="val")
     parser.add_argument("--source", default="coco", help="photos of this source only")
+    parser.add_argument(
+        "--decide", action="store_true", help="the photos kept apart for decisions in place of all others"
+    )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored crop where possible")
     parser.add_argument(
         "--dark", action=argparse.BooleanOptionalAction, default=True, help="decode sub-pixel"
@@ -173,27 +209,33 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the table that the options ask for. Raises ValueError where no photo fits them."""
-    scenes = [s for s in read_data(options.data, options.split) if s.source == options.source]
+    read = read_data(options.data, options.split)
+    scenes = [s for s in read if s.source == options.source and kept_apart(s) == options.decide]
     if not scenes:
         raise ValueError(f"no photos of split {options.split!r}, source {options.source!r} in {options.data}")
     if options.source == "mpii":
         pose = load_pose(options.pose, dark=options.dark, flip=options.flip)
         return [{"network": "ours", **pckh_accuracy(pose, scenes)}]
     poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, flip=options.flip)}
-    detectors: dict[str, PersonPredictor] = {"ours": load_detector(options.detector)}
+    detectors: dict[str, Detector] = {"ours": load_detector(options.detector)}
     if options.peers:
         poses["PP-TinyPose"] = pp_tinypose(options.peers, dark=options.dark, flip=options.flip)
         poses["MoveNet Lightning"] = MoveNetLightning(options.peers)
         detectors |= {"PicoDet-S": picodet(options.peers), "RTMDet-nano": rtmdet(options.peers)}
-    return compare(poses, detectors, scenes)
+    every = {name: replace(each, min_score=MIN_BOX_SCORE) for name, each in detectors.items()}
+    return compare(poses, dict[str, PersonPredictor](every), scenes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     rows = measure(options)
     print(markdown(rows))
+    for row in rows:
+        if "boxes_a_photo" in row:
+            boxes, persons = row["boxes_a_photo"], row["persons_a_photo"]
+            print(f"{row['task']}: {boxes:.2f} boxes looked at and {persons:.2f} persons given a photo")
     if options.json:
-        keys = ("data", "split", "source", "flip", "dark")
+        keys = ("data", "split", "source", "decide", "flip", "dark")
         how = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
         options.json.write_text(json.dumps({key: how[key] for key in keys} | {"rows": rows}, indent=1) + "\n")
 

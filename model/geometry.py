@@ -119,6 +119,21 @@ def nms(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
     return np.asarray(kept, np.intp).reshape(-1)
 
 
+def average_boxes(boxes: Floats, scores: Floats, kept: npt.NDArray[np.intp], iou: float) -> Floats:
+    """The kept boxes (M, 4), each the mean of all boxes that overlap it by at least `iou`, weighted by score.
+
+    boxes: (N, 4) x1, y1, x2, y2; scores: (N,), those of kept boxes above 0; kept: (M,) indices.
+    """
+    chosen = boxes[kept]
+    low, high = np.maximum(chosen[:, None, :2], boxes[:, :2]), np.minimum(chosen[:, None, 2:], boxes[:, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    overlap = shared / np.maximum(areas[kept, None] + areas - shared, 1e-9)
+    weights = np.where(overlap >= iou, scores, 0)
+    weights[np.arange(len(kept)), kept] = scores[kept]
+    return np.asarray(weights @ boxes / weights.sum(1, keepdims=True), np.float32)
+
+
 def encode_heatmaps(points: Floats, size: tuple[int, int], stride: int, sigma: float) -> Floats:
     """Gaussian heatmaps (K, height / stride, width / stride), peak 1, of points (K, 2) in crop pixels.
 

@@ -34,14 +34,19 @@ def pack_images(
 
 
 class PackedImages:
-    """The images of a packed folder: a mapped file on a CPU, in the device's memory on an accelerator."""
+    """The images of several packed folders, one after the other: mapped files on a CPU, in the device's
+    memory on an accelerator."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folders: Sequence[Path], device: torch.device) -> None:
         self.device = device
-        self.sources: list[str] = json.loads((folder / "sources.json").read_text())
+        packs: list[list[str]] = [json.loads((folder / "sources.json").read_text()) for folder in folders]
+        self.sources = [source for pack in packs for source in pack]
+        self._starts = np.cumsum([0, *map(len, packs)])
         on_cpu = device.type == "cpu"
-        mapped: npt.NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r" if on_cpu else None)
-        self._images = mapped if on_cpu else torch.from_numpy(mapped).to(device)
+        mapped: list[npt.NDArray[np.uint8]] = [
+            np.load(folder / "images.npy", mmap_mode="r" if on_cpu else None) for folder in folders
+        ]
+        self._images = mapped if on_cpu else torch.cat([torch.from_numpy(each) for each in mapped]).to(device)
 
     def weights(self, of_source: Mapping[str, float]) -> Floats:
         """Float32 (N,): the weight of each image's source, 1 where the mapping has none."""
@@ -59,7 +64,11 @@ class PackedImages:
         images = (
             self._images[index]
             if isinstance(self._images, Tensor)
-            else torch.from_numpy(self._images[chosen])
+            else torch.from_numpy(np.stack([self._mapped(self._images, each) for each in chosen]))
         )
         generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + step)
         return images.permute(0, 3, 1, 2).float(), index, generator
+
+    def _mapped(self, packs: Sequence[npt.NDArray[np.uint8]], index: int) -> npt.NDArray[np.uint8]:
+        pack = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return np.asarray(packs[pack][index - self._starts[pack]])

@@ -1,6 +1,6 @@
 """Person crops for pose training: packed once into a memory-mapped file, augmented as tensors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -15,8 +15,8 @@ from model.coco import read_coco
 from model.geometry import Floats, Pixels, box_to_affine, crop, transform
 from model.lgmpose import CROP_PADDING, HEATMAP_STRIDE
 from model.mpii import read_mpii
-from model.packed import PackedImages, pack_images
-from model.scenes import EVERYDAY, FIXED_CAMERA, PersonLabel, Scene, read_shards
+from model.packed import PackedImages, is_packed, pack_images
+from model.scenes import EVERYDAY, FIXED_CAMERA, PersonLabel, Scene, kept_apart, read_shards
 
 CACHE_SIZE = 320, 240  # height, width of a cached crop
 CACHE_PADDING = 1.6  # room for shift, rotation and zoom around CROP_PADDING
@@ -33,6 +33,19 @@ SOURCE_WEIGHT = {
     "fashionB": 0.6,
     "ccp": 0.6,
     "yoga": 0.8,
+    "coco500": 5.0,
+    "coco_mini": 5.0,
+    "julito22": 3.0,
+    "stanford40": 1.5,
+    "twitter": 1.5,
+    "fashion17": 0.5,
+    "clothing_attr": 0.5,
+    "exercise_db": 0.4,
+    "sports22": 0.5,
+    "yoga_manoj": 0.5,
+    "dance_forms": 0.7,
+    "football": 0.7,
+    "children_protect": 0.7,
 }
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 3.0)
 SOURCE_WEIGHT |= dict.fromkeys(FIXED_CAMERA, 0.6)
@@ -58,6 +71,20 @@ def layout(root: Path) -> Literal["shards", "coco", "mpii"]:
     if (root / "images").is_dir():
         return "mpii"
     raise FileNotFoundError(f"{root} holds neither *.tar shards nor COCO nor MPII")
+
+
+def prepare(data: str, cache: Path, pack: Callable[[Sequence[Scene], Path], None]) -> list[Path]:
+    """The packed training photos of each of the folders `data`, apart by commas; packed where they are not.
+
+    That of the first folder lies in `cache` itself, those of the others beside it, by their names. Photos
+    kept apart are in none.
+    """
+    first, *others = (Path(part) for part in data.split(",") if part)
+    packs = {cache: first} | {cache.with_name(f"{cache.name}-{root.name}"): root for root in others}
+    for folder, root in packs.items():
+        if not is_packed(folder):
+            pack([scene for scene in read_data(root, "train") if not kept_apart(scene)], folder)
+    return list(packs)
 
 
 def targets(person: PersonLabel) -> tuple[Floats, Floats]:
@@ -123,13 +150,14 @@ class PersonCrops:
 
     jitter = augment.Jitter(scale=(0.75, 1.3), rotation=35, rotated=0.6, shift=0.04)
 
-    def __init__(self, folder: Path, size: tuple[int, int], device: torch.device) -> None:
+    def __init__(self, folders: Sequence[Path], size: tuple[int, int], device: torch.device) -> None:
         self.size, self.device = size, device
-        self.crops = PackedImages(folder, device)
-        stored = np.load(folder / "targets.npz")
-        self.points = torch.from_numpy(stored["points"]).to(device)
-        self.weights = torch.from_numpy(stored["weights"]).to(device)
-        quality = stored["weights"].mean(1).clip(0.2, 1.0)
+        self.crops = PackedImages(folders, device)
+        stored = [np.load(folder / "targets.npz") for folder in folders]
+        points, weights = (np.concatenate([each[key] for each in stored]) for key in ("points", "weights"))
+        self.points = torch.from_numpy(points).to(device)
+        self.weights = torch.from_numpy(weights).to(device)
+        quality = weights.mean(1).clip(0.2, 1.0)
         self.chances = self.crops.weights(SOURCE_WEIGHT) * quality
 
     def __len__(self) -> int:

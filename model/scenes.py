@@ -16,12 +16,20 @@ import numpy.typing as npt
 
 from model.geometry import Floats, Pixels
 
+#: Photos of the source `coco` that are kept apart, by split: those of `train` are not trained on and settle
+#: what a detector's scores mean; those of `val` settle which weights are taken, and no table reports them.
+KEPT_APART: dict[str, list[int]] = json.loads((Path(__file__).parent / "kept_apart.json").read_text())
+
 #: Sources of the shards that show everyday scenes.
-EVERYDAY = ("voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr")
+EVERYDAY = (
+    "voc_mix", "flickr8k_small", "coco_captioning", "coco_vqa_small", "children_rf", "voc2007_tr",
+    "coco128", "ducdat", "flickr8k_sic", "flickr8k_224", "humanseg2",
+)  # fmt: skip
 
 #: Sources of the shards that show workplaces and streets, from fixed cameras.
 FIXED_CAMERA = (
     "pedbeh", "hardhat_rf", "plant_cctv_rf", "smoking_rf", "smoking2_rf", "construction_rf", "cctv_crime_rf",
+    "iitd", "fall_laifi",
 )  # fmt: skip
 
 
@@ -65,6 +73,11 @@ class Scene:
         if pixels is None:
             raise ValueError(f"image {self.id} of {self.source} cannot be decoded")
         return np.asarray(pixels, np.uint8)
+
+
+def kept_apart(scene: Scene) -> bool:
+    """Whether decisions are taken on the photo."""
+    return scene.source == "coco" and scene.id in KEPT_APART.get(scene.split, ())
 
 
 def read_shards(paths: Iterable[Path]) -> list[Scene]:

@@ -53,6 +53,8 @@ def detector_metadata(
         input_size=network.config.input_size,
         letterbox_fill=detector.LETTERBOX_FILL,
         input_step=detector.STRIDES[-1],
+        box_margin=network.config.box_margin,
+        average_iou=detector.AVERAGE_IOU,
     )
 
 

@@ -11,10 +11,9 @@ from model import detector, detector_dataset, lgmpose
 from model.distil import DenseTeacher, HeatmapTeacher, distil
 from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
-from model.packed import is_packed
-from model.pose_dataset import PersonCrops, pack, read_data
+from model.pose_dataset import PersonCrops, pack, prepare, read_data
 from model.predictors import torch_detector, torch_pose
-from model.scenes import Scene
+from model.scenes import Scene, kept_apart
 
 
 class Task(Protocol):
@@ -35,19 +34,17 @@ class PoseTask:
     """LGM-Pose on person crops; a teacher, where one is given, is distilled on the very crops."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
-        self.device, self.root = device, Path(config.data)
+        self.device = device
         self.network = start(lgmpose.LGMPose(lgmpose.CONFIGS[config.network]), config).to(device)
-        folder = Path(config.cache) / "persons"
-        if not is_packed(folder):
-            pack(read_data(self.root, "train"), folder)
-        self.crops = PersonCrops(folder, self.network.config.input_size, device)
+        packs = prepare(config.data, Path(config.cache) / "persons", pack)
+        self.crops = PersonCrops(packs, self.network.config.input_size, device)
         self.samples = len(self.crops)
         self.teacher: HeatmapTeacher | None = None
         if config.teachers:
             self.teacher = HeatmapTeacher(
                 _existing(Path(config.teachers) / "pp-tinypose-256x192.xml"), config.threads, config.workers
             )
-        self.validation = validation_scenes(self.root)
+        self.validation = validation_scenes(config.data)
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         network.train()
@@ -74,14 +71,12 @@ class DetectorTask:
     def __init__(self, config: Any, device: torch.device) -> None:
         self.device = device
         self.network = start(detector.PersonDetector(), config).to(device)
-        folder = Path(config.cache) / "photos"
-        if not is_packed(folder):
-            detector_dataset.pack(read_data(Path(config.data), "train"), folder)
-        self.photos = detector_dataset.Canvases(folder, self.network.config.input_size, device)
+        packs = prepare(config.data, Path(config.cache) / "photos", detector_dataset.pack)
+        self.photos = detector_dataset.Canvases(packs, self.network.config.input_size, device)
         teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
         self.teacher = DenseTeacher(teacher, config.threads)
         self.samples = len(self.photos)
-        self.validation = validation_scenes(Path(config.data))
+        self.validation = validation_scenes(config.data)
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         assert isinstance(network, detector.PersonDetector)
@@ -114,10 +109,11 @@ def half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def validation_scenes(root: Path) -> list[Scene]:
-    """The photos of the validation split that are measured while training: COCO's where there are any."""
-    scenes = read_data(root, "val")
-    return [scene for scene in scenes if scene.source == "coco"] or scenes
+def validation_scenes(data: str) -> list[Scene]:
+    """The photos that are measured while training: of the first folder's validation split those that are
+    kept apart for decisions, where there are any."""
+    scenes = read_data(Path(data.split(",")[0]), "val")
+    return [scene for scene in scenes if kept_apart(scene)] or scenes
 
 
 def start(network: Any, config: Any) -> Any:

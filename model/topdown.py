@@ -13,6 +13,7 @@ from model.artefact import DetectorMetadata, PoseMetadata
 from model.geometry import (
     Floats,
     Pixels,
+    average_boxes,
     box_to_affine,
     crop,
     decode_heatmaps,
@@ -31,23 +32,25 @@ Detections = tuple[Floats, Floats]
 MIN_BOX_SCORE = 0.05  # boxes below are noise, whatever a caller asks for
 MAX_IOU = 0.5  # each box that is left costs a run of the pose network
 MAX_CANDIDATES = 1000
+MAX_BOXES = 300
 CROPS_PER_RUN = 32
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Person boxes from a detector network."""
+    """Person boxes from a detector network. min_score: of the boxes that it gives."""
 
     network: Network
     metadata: DetectorMetadata
+    min_score: float = MIN_BOX_SCORE
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """The persons of each image, after non-maximum suppression: boxes (N, 4) and scores (N,), at least
-        MIN_BOX_SCORE and sorted by descending score."""
+        min_score and sorted by descending score."""
         of_image = [self._canvas(image) for image in images]
         outputs = self._run([canvas for canvas, _ in of_image])
         return [
-            _select(image.shape[:2], boxes, scores, affine)
+            self._select(image.shape[:2], boxes, scores, affine)
             for image, (_, affine), (boxes, scores) in zip(images, of_image, outputs, strict=True)
         ]
 
@@ -63,21 +66,22 @@ class Detector:
         boxes, scores = self.network(np.stack(canvases))
         return list(zip(boxes, scores, strict=True))
 
+    def _select(self, size: tuple[int, ...], boxes: Floats, scores: Floats, affine: Floats) -> Detections:
+        """The persons among boxes (A, 4) in pixels of the network's input, with scores (A,).
 
-def _select(size: tuple[int, ...], boxes: Floats, scores: Floats, affine: Floats) -> Detections:
-    """The persons among boxes (A, 4) in pixels of the network's input, with scores (A,).
-
-    size: (height, width) of the image; affine: image -> input.
-    """
-    order = np.flatnonzero(np.isfinite(boxes).all(1) & (scores >= MIN_BOX_SCORE))
-    order = order[np.argsort(-scores[order], kind="stable")][:MAX_CANDIDATES]
-    height, width = size
-    corners = transform(boxes[order].reshape(-1, 2, 2), invert(affine)).reshape(-1, 4)
-    inside = corners.clip(0, (width, height, width, height)).astype(np.float32)
-    solid = (inside[:, 2:] > inside[:, :2]).all(1)
-    inside, scores = inside[solid], scores[order][solid].clip(0, 1)
-    kept = nms(inside, scores, MAX_IOU)
-    return inside[kept], scores[kept]
+        size: (height, width) of the image; affine: image -> input.
+        """
+        order = np.flatnonzero(np.isfinite(boxes).all(1) & (scores >= self.min_score))
+        order = order[np.argsort(-scores[order], kind="stable")][:MAX_CANDIDATES]
+        height, width = size
+        corners = transform(boxes[order].reshape(-1, 2, 2), invert(affine)).reshape(-1, 4)
+        inside = corners.clip(0, (width, height, width, height)).astype(np.float32)
+        solid = (inside[:, 2:] > inside[:, :2]).all(1)
+        inside, scores = inside[solid], scores[order][solid].clip(0, 1)
+        kept = nms(inside, scores, MAX_IOU)[:MAX_BOXES]
+        if self.metadata.average_iou:
+            return average_boxes(inside, scores, kept, self.metadata.average_iou), scores[kept]
+        return inside[kept], scores[kept]
 
 
 @dataclass(frozen=True)

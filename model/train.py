@@ -30,7 +30,7 @@ class TrainConfig:
 
     task: str = "pose"  # pose or detector
     network: str = "p1"  # named configuration of LGM-Pose: p1 or c2
-    data: str = "../shared/data"  # folder of shards or of COCO
+    data: str = "../shared/data"  # folders of shards or of COCO, apart by commas
     run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
     cache: str = ".cache"  # folder of packed images
     init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks

@@ -16,12 +16,17 @@ def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
     """
     unseen = [frame for frame in frames if frame.boxes is None]
     found = iter(detector.detect([frame.image for frame in unseen]) if unseen else [])
-    return [_wanted(frame, *next(found)) if frame.boxes is None else frame.boxes for frame in frames]
+    margin = detector.metadata.box_margin
+    return [_wanted(frame, margin, *next(found)) if frame.boxes is None else frame.boxes for frame in frames]
 
 
-def _wanted(frame: Frame, boxes: Floats, scores: Floats) -> Boxes:
-    """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options."""
-    count = min(int(np.count_nonzero(scores >= frame.options.min_score)), frame.options.max_persons)
+def _wanted(frame: Frame, margin: float, boxes: Floats, scores: Floats) -> Boxes:
+    """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options.
+
+    margin: how much higher a box must score than a person.
+    """
+    count = int(np.count_nonzero(scores >= margin * frame.options.min_score))
+    count = min(count, frame.options.max_persons)
     return Boxes(boxes[:count], scores[:count])
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,28 @@ def test_boxes_are_sorted_suppressed_and_clipped() -> None:
     ((found, sure),) = finder(boxes, scores).detect([np.zeros((320, 320, 3), np.uint8)])
     assert found.tolist() == [[200, 200, 300, 300], [2, 2, 102, 102]]
     assert sure.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_boxes_of_one_person_are_averaged_where_the_network_asks_for_it() -> None:
+    detector = finder([[0, 0, 100, 100], [2, 2, 102, 102], [0, 0, 100, 30]], [0.6, 0.9, 0.3])
+    image = np.zeros((320, 320, 3), np.uint8)
+    detector = replace(detector, metadata=replace(detector.metadata, average_iou=0.6))
+    ((found, sure),) = detector.detect([image])
+    same = 0.9 * 2 / (0.6 + 0.9)
+    np.testing.assert_allclose(found[0], [same, same, 100 + same, 100 + same], rtol=1e-6)
+    assert len(found) == 2 and sure[0] == pytest.approx(0.9)
+
+
+def test_boxes_that_cannot_lead_to_a_person_of_the_score_asked_for_are_left_out() -> None:
+    detector = finder([[0, 0, 20, 40], [100, 0, 120, 40], [200, 0, 220, 40]], [0.9, 0.29, 0.31])
+    image = np.zeros((320, 320, 3), np.uint8)
+    strict = replace(detector, metadata=replace(detector.metadata, box_margin=1.5))
+    counts = [
+        len(find_boxes(each, [frame(image, min_score=least)])[0].boxes)
+        for each in (detector, strict)
+        for least in (0.2, 0.0)
+    ]
+    assert counts == [3, 3, 2, 3]
 
 
 def test_at_most_max_persons_are_returned() -> None:

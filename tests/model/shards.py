@@ -20,12 +20,16 @@ FIGURE = np.array([
 ])  # fmt: skip
 
 
+FIRST_ID = 900_000  # no photo of these is kept apart
+
+
 def write_shard(path: Path, split: str, images: int, seed: int) -> None:
     """A tar of WebP photos 160 x 200 with one figure each and its annotations."""
     rng = np.random.default_rng(seed)
     coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for index in range(images):
+        for index in range(FIRST_ID, FIRST_ID + images):
             name = f"coco_{index:06d}.webp"
             photo, box, points = draw_figure(rng)
             _add(tar, name, cv2.imencode(".webp", photo)[1].tobytes())

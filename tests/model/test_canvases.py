@@ -12,7 +12,7 @@ from model.pose_dataset import read_data
 def photos(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Canvases:
     folder = tmp_path_factory.mktemp("photos")
     pack(read_data(shards, "train"), folder)
-    return Canvases(folder, (320, 320), torch.device("cpu"))
+    return Canvases([folder], (320, 320), torch.device("cpu"))
 
 
 def test_photos_are_letterboxed_at_the_top_left(photos: Canvases) -> None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from model.geometry import decode_heatmaps
-from model.pose_dataset import ABSENT, CACHE_SIZE, PersonCrops, pack, read_data, targets, usable
-from model.scenes import PersonLabel
+from model.pose_dataset import ABSENT, CACHE_SIZE, PersonCrops, pack, prepare, read_data, targets, usable
+from model.scenes import KEPT_APART, PersonLabel
+from tests.model.shards import FIRST_ID, write_shard
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def person(keypoints: np.ndarray, teacher: np.ndarray, **fields: bool) -> Person
 def crops(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> PersonCrops:
     folder = tmp_path_factory.mktemp("persons")
     pack(read_data(shards, "train"), folder)
-    return PersonCrops(folder, (256, 192), CPU)
+    return PersonCrops([folder], (256, 192), CPU)
 
 
 def test_labels_have_weight_one_and_the_teacher_its_score() -> None:
@@ -80,6 +81,20 @@ def test_targets_lie_on_the_drawn_joints(crops: PersonCrops) -> None:
                     contrast[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4].max() > 0.5 * contrast.max()
                 )
     assert seen > 60 and bright / seen > 0.85  # occluders hide some
+
+
+def test_each_folder_has_a_pack_without_the_photos_kept_apart(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "more" / "a.tar", "train", 5, seed=3)
+    monkeypatch.setitem(KEPT_APART, "train", [FIRST_ID, FIRST_ID + 1])
+    packs = prepare(f"{shards},{tmp_path / 'more'}", tmp_path / "persons", pack)
+    assert packs == [tmp_path / "persons", tmp_path / "persons-more"]
+    both = PersonCrops(packs, (256, 192), CPU)
+    assert len(both) == (12 - 2) + (5 - 2) and both.batch(0, 4, 1).images.shape == (4, 3, 256, 192)
+    written = (packs[1] / "images.npy").stat().st_mtime_ns
+    assert prepare(f"{shards},{tmp_path / 'more'}", tmp_path / "persons", pack) == packs
+    assert (packs[1] / "images.npy").stat().st_mtime_ns == written
 
 
 def test_an_unknown_folder_is_named_in_the_error(tmp_path: Path) -> None:

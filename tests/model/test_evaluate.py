@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy
+from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, served
 from model.geometry import Floats, Pixels
 from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
-from model.scenes import Scene, read_shards
+from model.scenes import KEPT_APART, Scene, read_shards
 from tests.model.labelled import (
     annotation,
     dotted,
@@ -94,6 +94,14 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
     assert (accuracy.ap, accuracy.persons, accuracy.images, fixed.seen) == (1, 2, 1, 1)
 
 
+def test_what_is_served_is_told_from_what_is_looked_at() -> None:
+    scores = np.array([0.9, 0.5, 0.31, 0.29, 0.1], np.float32)
+    poses = np.arange(5 * 51, dtype=np.float32).reshape(5, 17, 3), scores * np.float32([0.5, 0.3, 0.7, 1, 1])
+    (boxes,), ((keypoints, sure),) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 1.5)
+    assert boxes == 3 and keypoints.tolist() == poses[0][[0, 2]].tolist()
+    np.testing.assert_allclose(sure, [0.45, 0.217], atol=1e-6)
+
+
 def test_pckh_of_a_predictor() -> None:
     labels = [person(n, random_joints(n), head_size=20.0) for n in range(4)]
     scenes = [scene(0, labels[:1]), scene(1, labels[1:])]
@@ -143,9 +151,10 @@ def run(folder: Path, *options: str) -> None:
 
 def test_the_command_prints_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, "--json", f"{folder}/figures.json")
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
-    ]
+    printed = capsys.readouterr().out
+    assert "as served, all photos: 1.00 boxes looked at and 1.00 persons given a photo" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
     assert lines[0] == ["task", "network", "AP", "AP50", "AP75", "AR", "persons", "images"]
     table = {(line[0], line[1]): (float(line[2]), int(line[6]), int(line[7])) for line in lines[2:]}
     both = "keypoints, boxes detected"
@@ -155,10 +164,12 @@ def test_the_command_prints_one_table(folder: Path, capsys: pytest.CaptureFixtur
         ("person boxes, all photos", "ours"): (0.5, 1, 2),  # the brighter spot is taken for a person
         (both, "ours + ours"): (1.0, 1, 1),
         (f"{both}, all photos", "ours + ours"): (0.5, 1, 2),
+        ("keypoints, as served", "ours + ours"): (1.0, 1, 1),
+        ("keypoints, as served, all photos", "ours + ours"): (0.5, 1, 2),
     }
     stored = json.loads((folder / "figures.json").read_text())
     assert (stored["split"], stored["source"], stored["flip"], stored["dark"]) == ("val", "coco", False, True)
-    assert [row["ap"] for row in stored["rows"]] == pytest.approx([1, 1, 0.5, 1, 0.5], abs=5e-3)
+    assert [row["ap"] for row in stored["rows"]] == pytest.approx([1, 1, 0.5, 1, 0.5, 1, 0.5], abs=5e-3)
 
 
 def test_the_command_chooses_split_and_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +180,20 @@ def test_the_command_chooses_split_and_source(folder: Path, capsys: pytest.Captu
         run(folder, "--split", "test")
     with pytest.raises(FileNotFoundError):
         run(folder / "nowhere")
+
+
+def test_photos_kept_apart_are_measured_on_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KEPT_APART, "val", [2])
+    counts = {}
+    for option in ((), ("--decide",)):
+        run(folder, *option)
+        printed = capsys.readouterr().out.splitlines()[2:]
+        lines = [line.split(" | ") for line in printed if line.startswith("|")]
+        counts[option] = {line[0]: int(line[-1].strip(" |")) for line in lines}
+    assert counts[()]["| keypoints, boxes given"] == 1 and counts[()]["| person boxes, all photos"] == 2
+    assert counts[("--decide",)] == {"| keypoints, boxes given": 1}  # its boxes are not complete
 
 
 def val_photos(n: int) -> list[Scene]:

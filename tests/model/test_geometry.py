@@ -5,6 +5,7 @@ import pytest
 from model.geometry import (
     Alignment,
     Fit,
+    average_boxes,
     box_to_affine,
     crop,
     decode_heatmaps,
@@ -156,6 +157,15 @@ def test_classes_of_the_coordinates_are_decoded() -> None:
     x[0, 2], y[0, 2] = np.nan, -1
     (found,) = decode_simcc(x, y, 0.5)
     np.testing.assert_allclose(found, [[5.5, 0, 0.9], [100, 150.5, 0.9], [0, 0, 0]], rtol=1e-6)
+
+
+def test_a_box_is_averaged_with_those_that_overlap_it() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 30], [50, 50, 60, 60]], np.float32)
+    scores = np.array([0.9, 0.3, 0.8, 0.5], np.float32)
+    averaged = average_boxes(boxes, scores, np.array([0, 3]), 0.6)  # the overlaps of 0: 10 / 12, 10 / 30
+    np.testing.assert_allclose(averaged, [[0, 0, 10, 10.5], [50, 50, 60, 60]], rtol=1e-6)
+    none = np.zeros(0, np.intp)
+    assert average_boxes(boxes, scores, none, 0.6).shape == (0, 4)
 
 
 def inner_points(n: int, seed: int) -> np.ndarray:

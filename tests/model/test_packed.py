@@ -17,13 +17,22 @@ def flat(value: int) -> np.ndarray:
 @pytest.fixture
 def packed(tmp_path: Path) -> PackedImages:
     pack_images(tmp_path, (flat(v) for v in range(8)), ["near"] * 4 + ["far"] * 4, SIZE, "photo")
-    return PackedImages(tmp_path, torch.device("cpu"))
+    return PackedImages([tmp_path], torch.device("cpu"))
 
 
 def test_images_are_stored_as_rgb_and_drawn_with_their_index(packed: PackedImages) -> None:
     images, index, _ = packed.draw(np.ones(8, np.float32), 3, 16, 1)
     assert images.shape == (16, 3, *SIZE) and images.dtype == torch.float32
     assert (images[:, 2, 0, 0] == index).all() and (images[:, :2] == 0).all()
+
+
+def test_packs_follow_each_other(packed: PackedImages, tmp_path: Path) -> None:
+    pack_images(tmp_path / "more", (flat(v) for v in range(100, 103)), ["new"] * 3, SIZE, "photo")
+    both = PackedImages([tmp_path, tmp_path / "more"], torch.device("cpu"))
+    assert both.sources == ["near"] * 4 + ["far"] * 4 + ["new"] * 3
+    images, index, _ = both.draw(np.ones(11, np.float32), 0, 64, 1)
+    values = torch.tensor([*range(8), 100, 101, 102])
+    assert (images[:, 2, 0, 0] == values[index]).all() and set(index.tolist()) == set(range(11))
 
 
 def test_a_source_with_weight_zero_is_never_drawn(packed: PackedImages) -> None:

@@ -1,0 +1,161 @@
+"""Makes a detector's scores probabilities: `python -m model.calibrate runs/detector/detector.safetensors`.
+
+Afterwards a score is the chance that a person is there whose box overlaps by half, as counted on training
+photos that are kept apart and whose boxes people drew. The network keeps its order of boxes: its logits are
+scaled and shifted. The margin goes with it by which a box must score higher than the person that it leads
+to, whose score is that of the box times the keypoints': the best of these on those photos are below 1.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from model import detector
+from model.evaluate import MIN_BOX_SCORE, WEIGHTS, detect
+from model.geometry import Floats
+from model.keypoints import keypoint_score
+from model.metrics import Scored
+from model.pose_dataset import read_data
+from model.predictors import PosePredictor, load_pose, torch_detector
+from model.scenes import PersonLabel, Scene, kept_apart
+
+#: A box that overlaps a person's by so much has found that person.
+FOUND_IOU = 0.5
+#: Of the persons found, so many have keypoints that score lower than those that set the margin.
+BELOW_CEILING = 0.99
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """scale, shift: of the logits; f1, threshold: the best F1 of boxes, and the probability where it is."""
+
+    scale: float
+    shift: float
+    f1: float
+    threshold: float
+
+    def chance(self, scores: Floats) -> Floats:
+        """Probabilities (N,) of scores (N,) before calibration."""
+        clipped = scores.astype(np.float64).clip(1e-6, 1 - 1e-6)
+        logits = np.log(clipped / (1 - clipped)) * self.scale + self.shift
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+def found(boxes: Floats, persons: Sequence[PersonLabel]) -> tuple[Bools, Bools]:
+    """Which boxes (N, 4), by falling score, find a person that none before it found; and which count.
+
+    Boxes of a crowd, that find nobody, do not count.
+    """
+    hits, counts = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
+    taken: set[int] = set()
+    for index, box in enumerate(boxes):
+        overlaps = [_iou(box, person.box) for person in persons]
+        free = [
+            n for n, o in enumerate(overlaps) if o >= FOUND_IOU and not persons[n].crowd and n not in taken
+        ]
+        if free:
+            taken.add(max(free, key=lambda n: overlaps[n]))
+            hits[index] = True
+        else:
+            counts[index] = not any(o > 0.05 and p.crowd for o, p in zip(overlaps, persons, strict=True))
+    return hits, counts
+
+
+def _iou(a: Floats, b: Floats) -> float:
+    shared = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
+    return float(shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared))
+
+
+def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
+    """The likeliest scale and shift of the logits of scores (N,), of which `hits` found one of the persons.
+
+    Platt, 1999, by Newton's method.
+    """
+    clipped = scores.astype(np.float64).clip(1e-6, 1 - 1e-6)
+    features = np.stack([np.log(clipped / (1 - clipped)), np.ones(len(scores))], 1)
+    weights = np.array([1.0, 0.0])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-features @ weights))
+        gradient = features.T @ (hits - chance)
+        curvature = (features * (chance * (1 - chance))[:, None]).T @ features
+        weights += np.linalg.solve(curvature + 1e-6 * np.eye(2), gradient)
+    order = np.argsort(-clipped, kind="stable")
+    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + persons)
+    chance = 1 / (1 + np.exp(-features @ weights))
+    best = int(f1.argmax())
+    return Calibration(*map(float, weights), float(f1[best]), float(chance[order][best]))
+
+
+def calibrated(network: detector.PersonDetector, calibration: Calibration) -> detector.PersonDetector:
+    """The network with its scores' logits scaled and shifted, in place."""
+    bias = network.score.bias
+    assert bias is not None
+    with torch.no_grad():
+        network.score.weight.mul_(calibration.scale)
+        bias.mul_(calibration.scale).add_(calibration.shift)
+    return network
+
+
+def margin(pose: PosePredictor, scenes: Sequence[Scene], detected: Sequence[Scored]) -> float:
+    """1 by the keypoints' score that BELOW_CEILING of the persons found stay below."""
+    scores: list[float] = []
+    for scene, (boxes, _) in zip(tqdm(scenes, "keypoints", unit="photo"), detected, strict=True):
+        hits, _ = found(boxes, scene.persons)
+        if hits.any():
+            (keypoints,) = pose.estimate([scene.image()], [boxes[hits]])
+            scores += keypoint_score(keypoints[:, :, 2]).tolist()
+    return 1 / max(float(np.quantile(scores, BELOW_CEILING)), 1e-3) if scores else 1.0
+
+
+def reliability(scores: Floats, hits: Bools) -> str:
+    """A table: how many boxes score how much, and the share of them that found a person."""
+    edges = np.linspace(0, 1, 11)
+    rows = ["score       boxes  found"]
+    for low, high in pairwise(edges):
+        inside = (scores >= low) & (scores < high)
+        if inside.any():
+            rows.append(f"{low:.1f} to {high:.1f}  {inside.sum():6}  {hits[inside].mean():.2f}")
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__)
+    parser.add_argument("weights", type=Path, help="the detector's .safetensors, with its .json beside it")
+    parser.add_argument("--out", type=Path, help="default: the same file")
+    parser.add_argument(
+        "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="network that gets the boxes"
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
+    parser.add_argument("--size", type=int, default=384, help="side of the input, as it is exported")
+    options = parser.parse_args(arguments)
+    scenes = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
+    network = detector.resized(detector.load(options.weights), (options.size, options.size))
+    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), scenes)
+    pairs = [found(boxes, scene.persons) for (boxes, _), scene in zip(detected, scenes, strict=True)]
+    hits = np.concatenate([h[c] for h, c in pairs])
+    scores = np.concatenate([s[c] for (_, s), (_, c) in zip(detected, pairs, strict=True)])
+    persons = sum(not person.crowd for scene in scenes for person in scene.persons)
+    calibration = fit(scores, hits, persons)
+    print(f"{len(scenes)} photos, {persons} persons: {calibration}")
+    print(reliability(calibration.chance(scores), hits))
+    likely = [calibration.chance(scores) > 0.5 for _, scores in detected]
+    clear = [(boxes[sure], scores[sure]) for (boxes, scores), sure in zip(detected, likely, strict=True)]
+    box_margin = margin(load_pose(options.pose), scenes, clear)
+    print(f"margin {box_margin:.3f}")
+    network = calibrated(detector.load(options.weights), calibration)
+    network.config = replace(network.config, box_margin=round(box_margin, 3))
+    detector.save(network, options.out or options.weights)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import detector
+from model.calibrate import Calibration, calibrated, fit, found, main, margin, reliability
+from model.geometry import Floats, Pixels
+from model.scenes import KEPT_APART
+from tests.model.labelled import person, random_keypoints, scene
+from tests.model.shards import FIRST_ID, write_shard
+
+
+def box(*edges: float) -> Floats:
+    return np.array(edges, np.float32)
+
+
+def test_a_person_is_found_once_and_boxes_of_a_crowd_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    one, crowd = person(1, random_keypoints(rng)), person(2, random_keypoints(rng) + 400, crowd=True)
+    boxes = np.stack([one.box, one.box + 1, crowd.box, box(900, 900, 950, 950)])
+    hits, counts = found(boxes, [one, crowd])
+    assert hits.tolist() == [True, False, False, False]
+    assert counts.tolist() == [True, True, False, True]
+
+
+def test_scores_that_are_too_high_become_the_chance_of_a_hit() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, 20_000)
+    hits = rng.random(20_000) < 1 / (1 + np.exp(-(3 * logits - 1)))
+    calibration = fit((1 / (1 + np.exp(-logits))).astype(np.float32), hits, int(hits.sum()))
+    assert calibration.scale == pytest.approx(3, rel=0.1) and calibration.shift == pytest.approx(-1, abs=0.15)
+    # where every person has a box, F1 is best where a hit is worth half of it
+    assert calibration.threshold == pytest.approx(calibration.f1 / 2, abs=0.08)
+    chance = calibration.chance((1 / (1 + np.exp(-logits))).astype(np.float32))
+    shares = [float(line.split()[-1]) for line in reliability(chance, hits).splitlines()[1:]]
+    np.testing.assert_allclose(shares, np.arange(0.05, 1, 0.1), atol=0.06)
+
+
+def test_the_network_gives_calibrated_scores_and_the_same_boxes() -> None:
+    torch.manual_seed(0)
+    network = detector.PersonDetector().eval()
+    torch.nn.init.normal_(network.score.weight)
+    image = torch.rand(1, 3, 320, 320) * 255
+    with torch.no_grad():
+        boxes, logits = network.predict(image)
+        same, moved = calibrated(network, Calibration(2.0, -0.5, 0, 0)).predict(image)
+    assert torch.equal(boxes, same)
+    torch.testing.assert_close(moved, 2 * logits - 0.5, rtol=1e-4, atol=1e-4)
+
+
+def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
+    class Sure:
+        def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+            return [np.full((len(each), 17, 3), 0.8, np.float32) for each in boxes]
+
+    rng = np.random.default_rng(2)
+    scenes = [scene(n, [person(n, random_keypoints(rng))]) for n in range(3)]
+    detected = [(s.persons[0].box[None], np.ones(1, np.float32)) for s in scenes]
+    assert margin(Sure(), scenes, detected) == pytest.approx(1 / 0.8)
+    nobody = [(box(800, 800, 900, 900)[None], np.ones(1, np.float32))]
+    assert margin(Sure(), scenes[:1], nobody) == 1
+
+
+def test_the_command_writes_a_network_that_carries_its_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.support.networks import save_networks
+
+    monkeypatch.setitem(KEPT_APART, "train", [FIRST_ID, FIRST_ID + 1])
+    write_shard(tmp_path / "data" / "train-0.tar", "train", 3, seed=1)
+    save_networks(tmp_path)
+    torch.manual_seed(0)
+    network = detector.PersonDetector()
+    torch.nn.init.constant_(network.score.bias, 0.0)  # type: ignore[arg-type]
+    detector.save(network, tmp_path / "detector.safetensors")
+    out = tmp_path / "calibrated.safetensors"
+    weights = str(tmp_path / "detector.safetensors")
+    main([weights, "--out", str(out), "--data", str(tmp_path / "data"), "--pose", str(tmp_path / "pose.onnx"),
+          "--size", "320"])  # fmt: skip
+    assert capsys.readouterr().out.startswith("2 photos, 2 persons")
+    assert json.loads(out.with_suffix(".json").read_text())["box_margin"] >= 1
+    with torch.no_grad():
+        scores = detector.load(out)(torch.zeros(1, 3, 320, 320))[1]
+    assert scores.max() < 0.2  # next to no box of an untrained network finds anybody
