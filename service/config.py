@@ -61,8 +61,11 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
     grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
     weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
-    runtime: Literal["onnx", "torch"] = Field(
-        default="onnx", description="onnx: onnxruntime; torch: for a GPU without onnxruntime-gpu"
+    runtime: Literal["auto", "onnx", "openvino", "torch"] = Field(
+        default="auto",
+        description="onnx: onnxruntime; openvino: for processors, needs its extra; torch: for a GPU without "
+        "onnxruntime-gpu; auto: openvino for the pose network where it is installed and the processor has "
+        "AVX-512, otherwise onnx",
     )
     worker: Literal["thread", "process"] = Field(
         default="thread", description="where the networks run; a process of its own can be lost and restarted"

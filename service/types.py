@@ -119,11 +119,12 @@ class Poses:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network: its name, version and the commit of its training code."""
+    """A network: its name, version, the commit of its training code, and the runtime that it runs on."""
 
     name: str
     version: str
     commit: str
+    runtime: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Networks:
             metadata = replace(metadata, input_step=0)
         self._detector = Detector(detector.run, metadata)
         self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
-        self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
+        self.models = Models(pose=_model(pose, self._pose.metadata), detector=_model(detector, metadata))
         self.batches = detector.batches and pose.batches
 
     def run(self, frames: Sequence[Frame]) -> list[Estimate]:
@@ -77,12 +77,12 @@ class Pipeline:
         """Does nothing: the memory is released with the object."""
 
 
-def _model(metadata: Metadata) -> Model:
+def _model(session: Session, metadata: Metadata) -> Model:
     """Name and version of a network."""
-    return Model(metadata.name, metadata.version, metadata.commit)
+    return Model(metadata.name, metadata.version, metadata.commit, session.runtime)
 
 
-def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
+def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "auto") -> Pipeline:
     """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or on `threads` CPU threads.
 
     Raises ArtefactError.

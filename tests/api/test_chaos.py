@@ -231,7 +231,7 @@ async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
             await until(lambda swap=swap: _equal(version(), str(swap)))  # type: ignore[misc]
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD
-    labels = {"commit": "0" * 40, "name": "tiny-pose", "task": "pose"}
+    labels = {"commit": "0" * 40, "name": "tiny-pose", "runtime": "onnxruntime", "task": "pose"}
     assert service.metric("pose_model_info", **labels, version=str(SWAPS)) == 1
     assert service.metric("pose_model_reloads_total", outcome="done") == SWAPS
 
