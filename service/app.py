@@ -33,6 +33,7 @@ from service.inference.child import ProcessPipeline
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.runtime import Files
 from service.security.credentials import Security
 
 _OTHER_CALLS = 256  # of gRPC at once beside those for persons: health checks, watches, reflection
@@ -49,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     worker = Worker(lambda: _open_pipeline(settings, threads))
     decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
-        Stages(worker.run, decoders, max_pixels=settings.max_pixels).run,
+        Stages(worker.run, decoders, max_pixels=settings.max_pixels, skeleton=worker.skeleton).run,
         # on a GPU one runner decodes the next batch while the other has the device
         runners=2 if worker.batches else threads,
         max_batch=settings.max_batch if worker.batches else 1,
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_s=settings.request_timeout_s,
         max_streams=settings.max_streams,
         stream_window=settings.stream_window,
+        skeleton=worker.skeleton,
     )
     intake = Intake(
         estimator,
@@ -149,7 +151,7 @@ _CORS: dict[str, Any] = {
     "expose_headers": (LENGTH_HEADER, "Retry-After", "X-Request-ID"),
     "allow_private_network": True,  # a browser asks before a public page calls a private address
 }
-_DESCRIPTION = """Every person of an image with 17 keypoints.
+_DESCRIPTION = """Every person of an image with the keypoints of `/v1/skeleton`.
 
 Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in
 [0, 1]. Failures are problem details (RFC 9457) with a stable `code`. Each answer carries `X-Request-ID`:
@@ -157,14 +159,15 @@ the caller's, where it sent a sound one."""
 
 
 def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:
+    files = Files.of(settings.weights, settings.detector, settings.pose)
     if settings.worker == "process":
         return ProcessPipeline(
-            settings.weights,
+            files,
             threads=threads,
             runtime=settings.runtime,
             timeout_s=settings.worker_timeout_s,
         )
-    return open_pipeline(settings.weights, threads=threads, runtime=settings.runtime)
+    return open_pipeline(files, threads=threads, runtime=settings.runtime)
 
 
 def _bracketed(host: str) -> str:

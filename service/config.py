@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
     grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
     weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
+    detector: Path | None = Field(default=None, description="detector file, in place of that of POSE_WEIGHTS")
+    pose: Path | None = Field(default=None, description="pose network file, likewise")
     runtime: Literal["auto", "onnx", "openvino", "torch"] = Field(
         default="auto",
         description="onnx: onnxruntime; openvino: for processors, needs its extra; torch: for a GPU without "

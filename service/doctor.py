@@ -17,6 +17,7 @@ from service.config import Settings
 from service.errors import ArtefactError, ConfigError
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
+from service.inference.runtime import Files
 from service.security.credentials import Security
 from service.server import check_port
 from service.types import Frame, Options
@@ -132,10 +133,11 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
+    files = Files.of(settings.weights, settings.detector, settings.pose)
     start = perf_counter()
     try:
         pipeline = open_pipeline(
-            settings.weights, threads=settings.threads or available_cpus(), runtime=settings.runtime
+            files, threads=settings.threads or available_cpus(), runtime=settings.runtime
         )
     except ArtefactError as error:
         yield Finding("error", str(error))
@@ -144,7 +146,8 @@ def _networks(settings: Settings) -> Iterator[Finding]:
     pipeline.run([Frame(np.zeros((480, 640, 3), np.uint8), Options())])
     seconds = f"opened in {opened - start:.1f} s, an empty picture takes {perf_counter() - opened:.3f} s"
     models = pipeline.models
-    yield Finding("ok", f"{models.detector.name} and {models.pose.name} in {settings.weights}: {seconds}")
+    where = f"{models.detector.name} ({files.detector}) and {models.pose.name} ({files.pose})"
+    yield Finding("ok", f"{where}: {seconds}")
     pipeline.close()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, WithJsonSchema
+from pydantic import WithJsonSchema
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = npt.NDArray[np.float32]
@@ -60,11 +60,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person: `bbox` as x1, y1, x2, y2 and 17 `keypoints` as x, y, score in COCO's order, in pixels."""
+    """A person: `bbox` x1, y1, x2, y2; `keypoints` x, y, score in the order of /v1/skeleton; in pixels."""
 
     bbox: BBox
     score: float
-    keypoints: Annotated[tuple[Keypoint, ...], Field(min_length=17, max_length=17)]
+    keypoints: tuple[Keypoint, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
-
 from service.types import Person, Poses, array_of
 
 
 @dataclass(frozen=True, slots=True)
 class CocoResult:
-    """A COCO keypoint result: `keypoints` has 17 times x, y, score; `bbox` is x, y, width, height."""
+    """A COCO keypoint result: `keypoints` has x, y, score of each; `bbox` is x, y, width, height."""
 
     image_id: int
     category_id: int
-    keypoints: Annotated[list[float], Field(min_length=51, max_length=51)]
+    keypoints: list[float]
     score: float
     bbox: Annotated[tuple[float, float, float, float], array_of(4, "number", "x, y, width, height in pixels")]
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from time import perf_counter
 from typing import TypeVar
 
+from model.keypoints import COCO, Skeleton
 from service.core.batching import Batcher, Turn
 from service.core.stages import Done, Job
 from service.errors import (
@@ -28,6 +29,7 @@ class Estimator:
 
     max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
     max_streams: open at once. stream_window: frames of a stream that are worked on at once, at most.
+    skeleton: of the persons' keypoints.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Estimator:
         timeout_s: float,
         max_streams: int,
         stream_window: int,
+        skeleton: Skeleton = COCO,
     ) -> None:
-        self._batcher = batcher
+        self._batcher, self.skeleton = batcher, skeleton
         self._max_images, self.max_pixels, self._timeout_s = max_images, max_pixels, timeout_s
         self._max_streams, self.stream_window = max_streams, stream_window
         self._admitted = self._streams = 0

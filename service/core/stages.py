@@ -11,6 +11,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Protocol
 
+from model.keypoints import COCO, Skeleton
 from service.core.drawing import draw
 from service.core.image import decode, read_size
 from service.core.memory import PixelMemory
@@ -63,9 +64,13 @@ class Infer(Protocol):
 class Stages:
     """Works on jobs; called by several runners at the same time."""
 
-    def __init__(self, infer: Infer, decoders: Executor, *, max_pixels: int) -> None:
-        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image."""
+    def __init__(
+        self, infer: Infer, decoders: Executor, *, max_pixels: int, skeleton: Skeleton = COCO
+    ) -> None:
+        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image.
+        skeleton: of the persons that are drawn."""
         self._infer, self._decoders, self._max_pixels = infer, decoders, max_pixels
+        self._skeleton = skeleton
         self._memory = PixelMemory(_DECODED_IMAGES * max_pixels)
         self._running, self._counting = 0, Lock()
 
@@ -90,7 +95,9 @@ class Stages:
             raise RuntimeError(f"{len(estimates)} results of {len(frames)} frames")
         each_estimate = iter(estimates)
         return [
-            each if isinstance(each, PoseError) else _done(job, each, next(each_estimate), begun, decoded)
+            each
+            if isinstance(each, PoseError)
+            else self._done(job, each, next(each_estimate), begun, decoded)
             for job, each in zip(jobs, found, strict=True)
         ]
 
@@ -101,6 +108,11 @@ class Stages:
         except PoseError as error:
             return error
         return width * height
+
+    def _done(self, job: Job, frame: Frame, estimate: Estimate, begun: float, decoded: float) -> Done:
+        height, width = frame.image.shape[:2]
+        drawing = draw(frame.image, estimate.persons, self._skeleton) if job.drawn else b""
+        return Done(width, height, estimate, begun, decoded, drawing)
 
     def _count(self, change: int) -> None:
         with self._counting:
@@ -115,9 +127,3 @@ def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
         return Frame(decode(job.picture, job.options.rotate), job.options, job.boxes())
     except PoseError as error:
         return error
-
-
-def _done(job: Job, frame: Frame, estimate: Estimate, begun: float, decoded: float) -> Done:
-    height, width = frame.image.shape[:2]
-    drawing = draw(frame.image, estimate.persons) if job.drawn else b""
-    return Done(width, height, estimate, begun, decoded, drawing)

@@ -1,6 +1,7 @@
 """Sessions that run an ONNX file."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,6 +16,19 @@ from service.types import Floats, Image
 Runtime = Literal["auto", "onnx", "openvino", "torch"]
 _WARM_BATCH = 8  # the default of POSE_MAX_BATCH
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of the two networks."""
+
+    detector: Path
+    pose: Path
+
+    @classmethod
+    def of(cls, folder: Path, detector: Path | None = None, pose: Path | None = None) -> "Files":
+        """`detector.onnx` and `pose.onnx` of a folder, unless others are given."""
+        return cls(detector or folder / "detector.onnx", pose or folder / "pose.onnx")
 
 
 class Session(Protocol):

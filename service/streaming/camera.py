@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.keypoints import COCO, Skeleton
 from service.streaming.smoothing import Doubles, OneEuroFilter
 from service.streaming.tracking import Track, Tracker, box_areas, oks
 from service.types import Boxes, Person, TrackedPerson
@@ -19,8 +20,9 @@ class Camera:
     come from the keypoints of the last frame, as long as no track is lost or uncertain.
     """
 
-    def __init__(self, *, smoothing: bool, detect_every: int) -> None:
-        self._tracker = Tracker()
+    def __init__(self, *, smoothing: bool, detect_every: int, skeleton: Skeleton = COCO) -> None:
+        self._skeleton = skeleton
+        self._tracker = Tracker(skeleton)
         self._filter = OneEuroFilter() if smoothing else None
         self._detect_every = detect_every
         self._followed = 0  # frames since the detector ran
@@ -45,7 +47,7 @@ class Camera:
         detected: whether their boxes come from the detector, not from `boxes`.
         """
         self._given, self._time = time, self._since_first(time)
-        unique = _without_duplicates(persons)
+        unique = _without_duplicates(persons, self._skeleton)
         found = self._tracker.update(unique, self._time, detected=detected)
         pairs = [(person, track) for person, track in zip(unique, found, strict=True) if track is not None]
         lost = not detected and len(pairs) < len(self._seen)
@@ -60,7 +62,8 @@ class Camera:
         return self._time + (elapsed if elapsed > 0 else _FRAME_S)
 
     def _answer(self, pairs: Sequence[tuple[Person, Track]]) -> tuple[Person, ...]:
-        points = np.array([track.keypoints[:, :2] for _, track in pairs], np.float64).reshape(-1, 17, 2)
+        count = len(self._skeleton.names)
+        points = np.array([track.keypoints[:, :2] for _, track in pairs], np.float64).reshape(-1, count, 2)
         if self._filter is not None:
             sizes = np.sqrt([float(box_areas(track.box[None])[0]) for _, track in pairs])
             points = self._filter.smooth([track.id for _, track in pairs], points, sizes, self._time)
@@ -80,12 +83,13 @@ def _tracked(person: Person, track: Track, points: Doubles) -> Person:
     return TrackedPerson((x1, y1, x2, y2), person.score, keypoints, track.track_id)
 
 
-def _without_duplicates(persons: Sequence[Person]) -> list[Person]:
+def _without_duplicates(persons: Sequence[Person], skeleton: Skeleton) -> list[Person]:
     """The persons without duplicates of a person with a higher score; input sorted by descending score."""
     if not persons:
         return []
     keypoints = np.array([person.keypoints for person in persons], np.float32)
-    alike = oks(keypoints, keypoints, box_areas(np.array([person.bbox for person in persons], np.float32)))
+    areas = box_areas(np.array([person.bbox for person in persons], np.float32))
+    alike = oks(keypoints, keypoints, areas, skeleton)
     kept: list[int] = []
     for index in range(len(persons)):
         if not kept or alike[index, kept].max() < _SAME:

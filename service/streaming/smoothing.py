@@ -14,7 +14,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """The state of one person: filtered points and speeds (17, 2), and their time."""
+    """The state of one person: filtered points and speeds (K, 2), and their time."""
 
     points: Doubles
     speeds: Doubles

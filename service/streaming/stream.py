@@ -78,7 +78,9 @@ class Stream:
         self.counts = Counts()
         self._estimator, self._config = estimator, config
         self._api, self._ident = api, ident
-        self._camera = Camera(smoothing=config.smoothing, detect_every=config.detect_every)
+        self._camera = Camera(
+            smoothing=config.smoothing, detect_every=config.detect_every, skeleton=estimator.skeleton
+        )
         self._entries: deque[_Entry] = deque()  # frames without an answer, in order
         self._works: deque[_Work] = deque()  # of the frames that are neither answered nor dropped, in order
         self._limit = estimator.stream_window if config.policy is Policy.ALL else _MAX_WAITING

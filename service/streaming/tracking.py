@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from model.keypoints import MIN_KEYPOINT_SCORE, OKS_SIGMAS, keypoint_score
+from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, keypoint_score
 from service.types import Floats, Person
 
 _MIN_SIMILARITY = 0.2  # below it a person matches no track
@@ -24,14 +24,13 @@ _CONFIRMED_AFTER = 3  # sightings before a track gets an id, so single false det
 _FEWEST_COUNTED = 4  # keypoints that move a box
 _GROWTH = 0.8, 1.25  # change of a box between two detections; more is an error
 _FADED = 0.6  # share of the mean keypoint score at the last detection
-_VARIANCES = ((2 * np.array(OKS_SIGMAS)) ** 2).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
     """A person over time. `track_id` is None until the person has been seen on enough frames.
 
-    keypoints (17, 3) x, y, score and box (4,) of the last sighting, at time `seen`; velocity (2,) in pixels
+    keypoints (K, 3) x, y, score and box (4,) of the last sighting, at time `seen`; velocity (2,) in pixels
     per second. detected_box, detected_keypoints and box_score are those of the last detection.
     """
 
@@ -79,7 +78,9 @@ class Track:
 class Tracker:
     """The tracks of one camera: those seen in the last frame, and those lost recently."""
 
-    def __init__(self) -> None:
+    def __init__(self, skeleton: Skeleton = COCO) -> None:
+        """skeleton: of the persons' keypoints."""
+        self._skeleton = skeleton
         self.tracks: dict[int, Track] = {}
         self._ids, self._track_ids = count(), count(1)
         self._confirmed_after = 1  # persons of the first frame get an id at once
@@ -92,7 +93,7 @@ class Tracker:
         none.
         """
         old = [track for track in self.tracks.values() if time - track.seen <= _BRIDGED_S]
-        assigned = _assign([track.moved_to(time) for track in old], persons)
+        assigned = _assign([track.moved_to(time) for track in old], persons, self._skeleton)
         found: list[Track | None] = []
         for index, person in enumerate(persons):
             if index in assigned:
@@ -117,14 +118,15 @@ class Tracker:
         return Track(next(self._ids), box, keypoints, time, box, keypoints, score)
 
 
-def oks(a: Floats, b: Floats, areas: Floats) -> Floats:
-    """Object keypoint similarity (N, M) of keypoints a (N, 17, 3) with b (M, 17, 3).
+def oks(a: Floats, b: Floats, areas: Floats, skeleton: Skeleton = COCO) -> Floats:
+    """Object keypoint similarity (N, M) of keypoints a (N, K, 3) with b (M, K, 3).
 
     areas: (N,) square pixels of the persons of a. Each keypoint is weighted by the product of its two scores.
     Source: https://cocodataset.org/#keypoints-eval.
     """
+    variances = ((2 * np.array(skeleton.oks_sigmas)) ** 2).astype(np.float32)
     squares = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(-1)
-    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * _VARIANCES))
+    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * variances))
     weights = _weights(a)[:, None] * _weights(b)[None]
     total = weights.sum(-1)
     return np.asarray((likeness * weights).sum(-1) / np.where(total > 0, total, 1), np.float32)
@@ -143,13 +145,14 @@ def box_areas(boxes: Floats) -> Floats:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1), np.float32)
 
 
-def _assign(tracks: Sequence[Track], persons: Sequence[Person]) -> dict[int, int]:
+def _assign(tracks: Sequence[Track], persons: Sequence[Person], skeleton: Skeleton) -> dict[int, int]:
     """Index of a person -> index of its track, with the largest sum of similarities."""
     if not tracks or not persons:
         return {}
     boxes, keypoints = (np.stack(each) for each in zip(*map(_arrays, persons), strict=True))
     track_boxes = np.stack([track.box for track in tracks])
-    alike = oks(np.stack([track.keypoints for track in tracks]), keypoints, box_areas(track_boxes))
+    before = np.stack([track.keypoints for track in tracks])
+    alike = oks(before, keypoints, box_areas(track_boxes), skeleton)
     similarity = (alike + iou(track_boxes, boxes)) / 2
     # pairs below the minimum count as 0, otherwise they influence the other assignments
     gains = np.where(similarity < _MIN_SIMILARITY, 0, similarity)
@@ -158,7 +161,7 @@ def _assign(tracks: Sequence[Track], persons: Sequence[Person]) -> dict[int, int
 
 
 def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
-    """A box (4,) moved and scaled like its keypoints (17, 3), and whether the result is valid."""
+    """A box (4,) moved and scaled like its keypoints (K, 3), and whether the result is valid."""
     weights = _weights(before) * _weights(after)
     if np.count_nonzero(weights) < _FEWEST_COUNTED:
         return box, False
@@ -175,7 +178,7 @@ def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
 
 
 def _arrays(person: Person) -> tuple[Floats, Floats]:
-    """Box (4,) and keypoints (17, 3) of a person."""
+    """Box (4,) and keypoints (K, 3) of a person."""
     return np.array(person.bbox, np.float32), np.array(person.keypoints, np.float32)
 
 

@@ -18,13 +18,14 @@ from service.errors import ArtefactError, WorkerLost
 from service.inference.child import ProcessPipeline
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.runtime import Files
 from service.types import Boxes, Estimate, Frame, Options
 from tests.support.networks import save_networks
 from tests.support.service import ROOT, Pixels
 
 
 def open_child(folder: Path, timeout_s: float = 60) -> ProcessPipeline:
-    return ProcessPipeline(folder, threads=1, runtime="onnx", timeout_s=timeout_s)
+    return ProcessPipeline(Files.of(folder), threads=1, runtime="onnx", timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
     folder: Path, pixels: Pixels
 ) -> None:
     save_networks(folder, slow=True)
-    worker = Worker(lambda: ProcessPipeline(folder, threads=4, runtime="onnx", timeout_s=60))
+    worker = Worker(lambda: ProcessPipeline(Files.of(folder), threads=4, runtime="onnx", timeout_s=60))
     old = worker._pipeline
     sizes = (100, 200, 300, 400)
     with ThreadPoolExecutor(5) as pool:

@@ -9,7 +9,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.authentication import KeyInterceptor
 from service.api.grpc.context import Context, abort, identify
 from service.api.grpc.unary import HeadFirst, received
@@ -146,11 +145,12 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
 
     async def GetSkeleton(self, request: pose_pb2.GetSkeletonRequest, context: Context) -> pose_pb2.Skeleton:
         """What the keypoints are."""
+        skeleton = self._estimator.skeleton
         return pose_pb2.Skeleton(
-            names=NAMES,
-            edges=[pose_pb2.KeypointPair(first=a, second=b) for a, b in EDGES],
-            flip_pairs=[pose_pb2.KeypointPair(first=a, second=b) for a, b in FLIP_PAIRS],
-            oks_sigmas=OKS_SIGMAS,
+            names=skeleton.names,
+            edges=[pose_pb2.KeypointPair(first=a, second=b) for a, b in skeleton.edges],
+            flip_pairs=[pose_pb2.KeypointPair(first=a, second=b) for a, b in skeleton.flip_pairs],
+            oks_sigmas=skeleton.oks_sigmas,
         )
 
     async def _read_config(self, context: Context) -> StreamConfig:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import orjson
@@ -17,7 +17,6 @@ from service.api.http.schemas import (
     BODY,
     METRICS,
     PICTURE,
-    SKELETON,
     PosesAnswer,
     PosesQuery,
     Skeleton,
@@ -72,7 +71,7 @@ class RestApi:
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
-        """Every person of each image with 17 keypoints, in pixels of the image once it is turned upright.
+        """Every person of each image with its keypoints, in pixels of the image once it is turned upright.
 
         It is turned as its EXIF orientation says, then by `rotate`. A keypoint that the picture does not show
         may lie outside it; its score is low.
@@ -104,7 +103,7 @@ class RestApi:
 
     async def skeleton(self) -> Skeleton:
         """Names, limbs, left-right pairs and OKS sigmas of the keypoints."""
-        return SKELETON
+        return Skeleton(**asdict(self.estimator.skeleton))
 
     async def healthz(self) -> Status:
         """The process answers."""

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.http.problem import MEDIA_TYPE, Problem
 from service.types import MAX_PERSONS, ROTATIONS, Models, Options, Poses, array_of
 
@@ -58,15 +57,12 @@ class PosesAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """Names of the keypoints; limbs and left-right pairs as indices into them; COCO's OKS sigmas."""
+    """Names of the keypoints; limbs and left-right pairs as indices into them; OKS sigmas as COCO's."""
 
     names: tuple[str, ...]
     edges: tuple[KeypointPair, ...]
     flip_pairs: tuple[KeypointPair, ...]
     oks_sigmas: tuple[float, ...]
-
-
-SKELETON = Skeleton(NAMES, EDGES, FLIP_PAIRS, OKS_SIGMAS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from service.api.openinference.tensors import (
     EXTENSIONS,
     INPUTS,
     MODEL,
-    OUTPUTS,
     PLATFORM,
     VERSION,
     Parameter,
@@ -20,13 +19,14 @@ from service.api.openinference.tensors import (
     arrays,
     check_model,
     check_outputs,
+    outputs,
     packed,
     read_options,
     read_picture,
 )
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError
-from service.types import Poses
+from service.types import Floats
 from service.wire.pb import openinference_pb2 as pb
 from service.wire.pb import openinference_pb2_grpc
 
@@ -66,7 +66,7 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
             versions=[VERSION],
             platform=PLATFORM,
             inputs=[_metadata(each) for each in INPUTS],
-            outputs=[_metadata(each) for each in OUTPUTS],
+            outputs=[_metadata(each) for each in outputs(len(self._estimator.skeleton.names))],
         )
 
     async def ModelInfer(self, _: object, context: Context) -> pb.ModelInferResponse:
@@ -79,7 +79,8 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
             access.poses = await self._estimator.estimate(
                 [picture], options, timeout_s=context.time_remaining(), held=1
             )
-        return _response(request, access.poses[0], names)
+        found = arrays(access.poses[0], len(self._estimator.skeleton.names))
+        return _response(request, found, names)
 
 
 async def _check_model(context: Context, name: str, model_version: str) -> None:
@@ -124,10 +125,12 @@ def _bytes_of(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes:
         raise InvalidArgument(f"input {tensor.name[:64]!r}: its contents are not numbers of 8 bits") from None
 
 
-def _response(request: pb.ModelInferRequest, poses: Poses, names: tuple[str, ...]) -> pb.ModelInferResponse:
+def _response(
+    request: pb.ModelInferRequest, found: Mapping[str, Floats], names: tuple[str, ...]
+) -> pb.ModelInferResponse:
     """The outputs of these names, raw where the request was."""
     response = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id=request.id)
-    for name, array in arrays(poses).items():
+    for name, array in found.items():
         if name not in names:
             continue
         output = response.outputs.add(name=name, datatype="FP32", shape=array.shape)

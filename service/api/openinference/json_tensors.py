@@ -15,7 +15,6 @@ from service.api.openinference.tensors import (
     INPUTS,
     MODEL,
     OUTPUT_NAMES,
-    OUTPUTS,
     VERSION,
     Parameter,
     Tensor,
@@ -128,11 +127,11 @@ def write_answer(ident: str, arrays: dict[str, Floats], binary: set[str]) -> tup
     the JSON.
     """
     outputs, tail = [], []
-    for metadata in OUTPUTS:
-        if (array := arrays.get(metadata.name)) is None:
+    for name in OUTPUT_NAMES:
+        if (array := arrays.get(name)) is None:
             continue
-        tensor: dict[str, Any] = {"name": metadata.name, "datatype": "FP32", "shape": list(array.shape)}
-        if metadata.name in binary:
+        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        if name in binary:
             tail.append(array.tobytes())
             tensor["parameters"] = {_SIZE: array.nbytes}
         else:

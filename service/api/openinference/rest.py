@@ -28,13 +28,13 @@ from service.api.openinference.tensors import (
     EXTENSIONS,
     INPUTS,
     MODEL,
-    OUTPUTS,
     PLATFORM,
     VERSION,
     TensorMetadata,
     arrays,
     check_model,
     check_outputs,
+    outputs,
     read_options,
     read_picture,
 )
@@ -180,7 +180,7 @@ class OpenInferenceApi:
 
     async def model(self) -> ModelMetadata:
         """Inputs and outputs. A request has one of the inputs, and one image."""
-        return ModelMetadata(MODEL, (VERSION,), PLATFORM, INPUTS, OUTPUTS)
+        return ModelMetadata(MODEL, (VERSION,), PLATFORM, INPUTS, outputs(len(self.estimator.skeleton.names)))
 
     async def model_ready(self) -> ModelReady:
         """The model is ready when the service is."""
@@ -204,8 +204,9 @@ class OpenInferenceApi:
             work = self.estimator.estimate([read_picture(tensors)], options, held=1)
             access = access_of(request.scope)
             (poses,) = access.poses = await while_connected(request, work)
-        outputs = {name: array for name, array in arrays(poses).items() if name in names}
-        return _answer(*write_answer(asked.id, outputs, binary_outputs(asked)))
+        found = arrays(poses, len(self.estimator.skeleton.names))
+        wanted = {name: array for name, array in found.items() if name in names}
+        return _answer(*write_answer(asked.id, wanted, binary_outputs(asked)))
 
 
 def _answer(body: bytes, json_length: int) -> Response:

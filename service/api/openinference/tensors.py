@@ -31,12 +31,18 @@ class TensorMetadata:
 
 
 INPUTS = (TensorMetadata("image", "BYTES", (1,)), TensorMetadata("pixels", "UINT8", (1, -1, -1, 3)))
-OUTPUTS = (
-    TensorMetadata("boxes", "FP32", (-1, 4)),
-    TensorMetadata("scores", "FP32", (-1,)),
-    TensorMetadata("keypoints", "FP32", (-1, 17, 3)),
-)
-OUTPUT_NAMES = tuple(output.name for output in OUTPUTS)
+
+
+def outputs(keypoints: int) -> tuple[TensorMetadata, ...]:
+    """The outputs, of persons with that number of keypoints."""
+    return (
+        TensorMetadata("boxes", "FP32", (-1, 4)),
+        TensorMetadata("scores", "FP32", (-1,)),
+        TensorMetadata("keypoints", "FP32", (-1, keypoints, 3)),
+    )
+
+
+OUTPUT_NAMES = tuple(output.name for output in outputs(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +129,13 @@ def check_outputs(wanted: Sequence[tuple[str, Iterable[str]]]) -> tuple[str, ...
     return names or OUTPUT_NAMES
 
 
-def arrays(poses: Poses) -> dict[str, Floats]:
-    """All outputs float32: `boxes` (P, 4), `scores` (P,), `keypoints` (P, 17, 3), in pixels of the image."""
+def arrays(poses: Poses, keypoints: int) -> dict[str, Floats]:
+    """All outputs float32: `boxes` (P, 4), `scores` (P,), `keypoints` (P, K, 3), in pixels; keypoints: K."""
     persons = poses.persons
     return {
         "boxes": np.array([person.bbox for person in persons], "<f4").reshape(-1, 4),
         "scores": np.array([person.score for person in persons], "<f4"),
-        "keypoints": np.array([person.keypoints for person in persons], "<f4").reshape(-1, 17, 3),
+        "keypoints": np.array([person.keypoints for person in persons], "<f4").reshape(-1, keypoints, 3),
     }
 
 
