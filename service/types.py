@@ -145,4 +145,4 @@ class RawImage:
     rgb: bool = False
 
 
-Picture = bytes | RawImage  # bytes: an encoded JPEG, PNG or WebP
+Picture = bytes | RawImage  # bytes: an encoded image

@@ -52,7 +52,7 @@ class RestApi:
             methods=["POST"],
             summary="The persons of one or more images",
             response_model=PosesAnswer | list[CocoResult],
-            responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 503, 504)},
+            responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 504)},
             openapi_extra=BODY,
         )
         router.add_api_route("/v1/models", self.models_now, summary="The networks that answer")

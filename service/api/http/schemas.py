@@ -82,11 +82,12 @@ _FORM = {
     },
     "additionalProperties": False,
 }
-_IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+_FORMATS = ("jpeg", "png", "webp", "avif", "bmp", "tiff", "gif", "heic")
+_IMAGE_TYPES = (*(f"image/{name}" for name in _FORMATS), "application/octet-stream")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG or WebP: one or more as `image` or `file` of a form, or one as the body.",
+        "description": "One or more images as `image` or `file` of a form, or one as the body.",
         "content": {
             "multipart/form-data": {"schema": _FORM},
             **{media_type: _BINARY for media_type in _IMAGE_TYPES},

@@ -160,7 +160,7 @@ class OpenInferenceApi:
             name=f"infer{suffix}",
             summary="The persons of an image as tensors",
             response_model=InferAnswer,
-            responses={200: _BINARY, **problems(400, 404, 408, 413, 422, 429, 500, 503, 504)},
+            responses={200: _BINARY, **problems(400, 404, 408, 413, 422, 429, 500, 501, 503, 504)},
             openapi_extra=_BODY,
             **common,
         )
@@ -190,7 +190,7 @@ class OpenInferenceApi:
     async def infer(self, request: Request) -> Response:
         """Boxes, scores and keypoints of the persons, in pixels of the image, by falling score.
 
-        The input is `image`, BYTES of shape [1] (JPEG, PNG or WebP; in JSON as base64), or `pixels`, UINT8 of
+        The input is `image`, BYTES of shape [1] (an encoded image; in JSON as base64), or `pixels`, UINT8 of
         shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
         `Inference-Header-Content-Length` then tells.
         """
