@@ -36,13 +36,13 @@ from service.inference.reloadable import AnyPipeline, Worker
 from service.inference.runtime import Files
 from service.security.credentials import Security
 
-_OTHER_CALLS = 256  # of gRPC at once beside those for persons: health checks, watches, reflection
+_OTHER_CALLS = 256  # parallel gRPC calls in addition to those for persons: health checks, watches, reflection
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The REST application, whose lifespan serves gRPC too. Raises ArtefactError or ConfigError.
+    """The REST application; its lifespan also runs the gRPC server. Raises ArtefactError or ConfigError.
 
-    Its state holds `estimator`, `worker`, `security` and, once started, `grpc_port`.
+    Its state has `estimator`, `worker`, `security` and, after the start, `grpc_port`.
     """
     security = Security(settings)
     cpus = available_cpus()
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
         Stages(worker.run, decoders, max_pixels=settings.max_pixels, skeleton=worker.skeleton).run,
-        # on a GPU one runner decodes the next batch while the other has the device
+        # on a GPU one runner decodes the next batch while the other uses the device
         runners=2 if worker.batches else threads,
         max_batch=settings.max_batch if worker.batches else 1,
         alive=worker.alive,
@@ -116,10 +116,10 @@ def create_app(settings: Settings) -> FastAPI:
         decoders=decoders,
         max_bytes=settings.max_video_bytes,
         max_seconds=settings.max_video_s,
-        # at the pace that the largest request needs
+        # the rate that the largest request needs
         receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
-    if origins:  # outside the keys: a preflight request has none, and a page reads refusals too
+    if origins:  # outside the keys: a preflight request has no key, and pages must be able to read refusals
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
@@ -149,13 +149,13 @@ _CORS: dict[str, Any] = {
         "X-Request-ID",
     ),
     "expose_headers": (LENGTH_HEADER, "Retry-After", "X-Request-ID"),
-    "allow_private_network": True,  # a browser asks before a public page calls a private address
+    "allow_private_network": True,  # browsers ask before a public page calls a private address
 }
 _DESCRIPTION = """Every person of an image with the keypoints of `/v1/skeleton`.
 
 Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in
 [0, 1]. Failures are problem details (RFC 9457) with a stable `code`. Each answer carries `X-Request-ID`:
-the caller's, where it sent a sound one."""
+the client's id if it sent a valid one, else a new one."""
 
 
 def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:

@@ -1,4 +1,4 @@
-"""Skeletons drawn over a picture."""
+"""Draws skeletons into images."""
 
 from collections.abc import Iterable
 
@@ -14,14 +14,14 @@ _SUBPIXEL_BITS = 3
 
 
 def draw(image: Image, persons: Iterable[Person], skeleton: Skeleton = COCO) -> bytes:
-    """Draw the persons' skeletons into an image (H, W, 3) BGR; gives it as a JPEG."""
+    """Draw the persons' skeletons into an image uint8 BGR (H, W, 3) and return it as a JPEG."""
     for person in persons:
         draw_person(image, person, skeleton)
     return bytes(simplejpeg.encode_jpeg(image, quality=90, colorspace="BGR"))
 
 
 def draw_person(image: Image, person: Person, skeleton: Skeleton = COCO) -> None:
-    """Draw limbs and keypoints into an image (H, W, 3) BGR; the person's left is orange, the right blue."""
+    """Draw limbs and keypoints into an image uint8 BGR (H, W, 3); left is orange, right is blue."""
     x1, y1, x2, y2 = person.bbox
     width = max(1, round(max(x2 - x1, y2 - y1) / 100))
     points = [(round(x * 2**_SUBPIXEL_BITS), round(y * 2**_SUBPIXEL_BITS)) for x, y, _ in person.keypoints]

@@ -1,4 +1,4 @@
-"""From encoded images to poses: the one core under both protocols."""
+"""From encoded images to poses: the core of all protocols."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Estimator:
-    """Admits, queues and answers.
+    """Admits, queues and answers images.
 
     max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
     max_streams: open at once. stream_window: frames of a stream that are worked on at once, at most.
@@ -61,11 +61,11 @@ class Estimator:
         timeout_s: float | None = None,
         held: int = 0,
     ) -> list[Poses]:
-        """The poses of each image, or the failure of the first bad one.
+        """The poses of each image, or the failure of the first invalid image.
 
-        source: sources take turns in the queue; each call is its own unless one is given.
-        timeout_s: the caller's own limit, in addition to the service's. held: places that the caller has by
-        `admit`. Raises any PoseError.
+        source: sources take turns in the queue; by default each call is its own source. timeout_s: the
+        client's deadline, in addition to the service's. held: places already taken with `admit`. Raises any
+        PoseError.
         """
         arrived = perf_counter()
         jobs = [Job(picture, options, arrived) for picture in images]
@@ -83,21 +83,21 @@ class Estimator:
         return answer
 
     def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
-        """A turn in the queue for a frame of a stream that has its place.
+        """A turn in the queue for a frame of a stream that has a place.
 
         source: as in `estimate`. Raises WorkerLost or ShuttingDown.
         """
         return self._batcher.enter(job, source)
 
     async def answer(self, turn: Turn[Job, Done]) -> Poses:
-        """The poses of the frame that a runner takes at this turn. Raises any PoseError."""
+        """The poses of the frame that the turn holds when a runner takes it. Raises any PoseError."""
         async with _deadline(self._timeout_s):
             done = await self._batcher.result(turn)
         return _poses(turn.item, done)
 
     @contextmanager
     def stream_place(self) -> Iterator[None]:
-        """A place for a stream. Raises ShuttingDown or Overloaded."""
+        """Takes a place for a stream. Raises ShuttingDown or Overloaded."""
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
         if self._streams >= self._max_streams:
@@ -111,7 +111,7 @@ class Estimator:
             self._check_idle()
 
     def check_ready(self) -> None:
-        """Raises ShuttingDown, or WorkerLost, while the service takes no work."""
+        """Raises ShuttingDown or WorkerLost if the service is not ready."""
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
         if not self._batcher.ready:
@@ -119,17 +119,17 @@ class Estimator:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes work: it has a worker and does not drain."""
+        """Whether the service is ready: the worker is alive and it does not drain."""
         return self._batcher.ready and not self.draining.is_set()
 
     def readiness(self) -> AsyncIterator[bool]:
-        """Whether there is a worker: now, and after each change."""
+        """Whether the worker is alive: now, and after each change."""
         return self._batcher.readiness()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new work and wait until what was admitted is answered.
+        """Refuse new requests and wait until all admitted ones are answered.
 
-        Waits no longer than timeout_s from the first call on, however often it is called.
+        All calls together wait at most timeout_s from the first call on.
         """
         self.draining.set()
         self._drained_by = self._drained_by or asyncio.get_running_loop().time() + timeout_s
@@ -139,7 +139,7 @@ class Estimator:
 
     @contextmanager
     def admit(self, count: int) -> Iterator[None]:
-        """Places for `count` images. Raises ShuttingDown or Overloaded; never for 0."""
+        """Takes places for `count` images. Raises ShuttingDown or Overloaded, but not for 0."""
         if not count:
             yield
             return
@@ -178,7 +178,7 @@ class Estimator:
 
 @asynccontextmanager
 async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded when its block takes longer."""
+    """Raises DeadlineExceeded if its block takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -187,7 +187,7 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
 
 
 def _poses(job: Job, done: Done) -> Poses:
-    """What was found in an image that is answered now."""
+    """The poses of an image, with the timings until now."""
     arrived, estimate = job.arrived, done.estimate
     posing = done.decoded + estimate.detect
     stage_spans(
@@ -207,7 +207,7 @@ def _poses(job: Job, done: Done) -> Poses:
 
 
 async def _every(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order; when some fail, once all are done, the failure of the first, with its index."""
+    """All results in order. If some fail, raises the failure of the first one after all are done."""
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, PoseError):

@@ -1,7 +1,7 @@
-"""What a runner does with the images that it has taken: memory, header, decoding, networks, drawing.
+"""The work of a runner on the images that it has taken: header, memory, decoding, networks, drawing.
 
-Nothing is decoded before: what waits in the queue is as small as it was sent, and a stream may put a newer
-frame in its place until the end of the wait.
+Images wait in the queue in encoded form, so they are small, and a stream may replace a waiting frame by a
+newer one.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,19 @@ from service.core.memory import PixelMemory
 from service.errors import PoseError
 from service.types import Boxes, Estimate, Frame, Options, Picture
 
-_DECODED_IMAGES = 4  # of the largest size allowed; this bounds the memory of decoded images
+_DECODED_IMAGES = 4  # images of the largest allowed size; bounds the memory of decoded images
 
 
 def _unknown() -> None:
-    """No boxes: the detector looks for the persons."""
+    """No boxes, so the detector runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to work on. arrived: when it came, in seconds of `perf_counter`. drawn: a drawing is wanted.
+    """An image to estimate. arrived: its time of arrival in seconds of `perf_counter`. drawn: whether to
+    draw it.
 
-    boxes: where the persons are, asked on a runner's thread when the image is taken; None calls the detector.
+    boxes: returns the boxes, called on a runner's thread when it takes the image; None runs the detector.
     """
 
     picture: Picture
@@ -41,9 +42,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was found in an image of this size; when its decoding began and ended (`perf_counter`).
+    """The result of an image with its size, and the start and end of its decoding (`perf_counter`).
 
-    drawing: the image with the skeletons as a JPEG; empty unless it is wanted.
+    drawing: the image with the skeletons as a JPEG; empty if not requested.
     """
 
     width: int
@@ -55,14 +56,14 @@ class Done:
 
 
 class Infer(Protocol):
-    """Runs the networks: persons of each frame."""
+    """Runs the networks and returns the persons of each frame."""
 
     def __call__(self, frames: Sequence[Frame], *, alone: bool) -> Sequence[Estimate]:
-        """alone: no other call is under way, so that this one may use every processor."""
+        """alone: no other call is running, so this one may use all processors."""
 
 
 class Stages:
-    """Works on jobs; called by several runners at the same time."""
+    """Processes jobs; several runners call it at the same time."""
 
     def __init__(
         self, infer: Infer, decoders: Executor, *, max_pixels: int, skeleton: Skeleton = COCO
@@ -75,7 +76,7 @@ class Stages:
         self._running, self._counting = 0, Lock()
 
     def run(self, jobs: Sequence[Job]) -> list[Done | PoseError]:
-        """What was found in each image, or why it is refused. Raises what `infer` raises."""
+        """The result of each image, or its error. Raises what `infer` raises."""
         self._count(1)
         try:
             pixels = [self._pixels(job) for job in jobs]
@@ -102,7 +103,7 @@ class Stages:
         ]
 
     def _pixels(self, job: Job) -> int | PoseError:
-        """Pixels of the image by its header, or why it is refused."""
+        """The number of pixels from the header, or the error of the image."""
         try:
             width, height = read_size(job.picture, self._max_pixels)
         except PoseError as error:
@@ -120,7 +121,7 @@ class Stages:
 
 
 def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
-    """The decoded image, or why it is refused."""
+    """The decoded image, or its error."""
     if isinstance(pixels, PoseError):
         return pixels
     try:

@@ -19,7 +19,7 @@ class Watch:
         self._seen = self._state()
 
     async def run(self, load: Callable[[], None]) -> None:
-        """Calls `load` after each change, for ever. A ConfigError or OSError is logged."""
+        """Calls `load` after each change, until cancelled. A ConfigError or OSError is logged."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if (state := self._state()) == self._seen:

@@ -1,4 +1,4 @@
-"""The page at `/`: the files of service/page, which load nothing from elsewhere."""
+"""The page at `/`: the files of service/page, which load nothing from other sites."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _POLICY = {
     "script-src": "'self'",
     "style-src": "'self'",
     "img-src": "'self'",
-    "media-src": "blob:",  # a video file that the visitor chose
+    "media-src": "blob:",  # a video file chosen by the visitor
     "connect-src": "'self'",
     "base-uri": "'none'",
     "form-action": "'none'",
@@ -23,7 +23,7 @@ _POLICY = {
 _HEADERS = {
     "content-security-policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
-    "cache-control": "no-cache",  # asked for again, answered by 304 while it is the same
+    "cache-control": "no-cache",  # revalidated on each request, answered with 304 if unchanged
 }
 
 
@@ -37,7 +37,7 @@ class _Files(StaticFiles):
 
 
 def install_page(app: FastAPI) -> None:
-    """Add `/`, and under /page/ the files that it names."""
+    """Add `/` and its files under /page/."""
     files = _Files(directory=_FILES)
 
     async def index(request: Request) -> Response:

@@ -55,12 +55,12 @@ class RestApi:
             responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 504)},
             openapi_extra=BODY,
         )
-        router.add_api_route("/v1/models", self.models_now, summary="The networks that answer")
-        router.add_api_route("/v1/skeleton", self.skeleton, summary="What the keypoints are")
+        router.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
+        router.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
         for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
             router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
-        router.add_api_route("/healthz", self.healthz, summary="Whether the process lives")
-        router.add_api_route("/readyz", self.readyz, summary="Whether it takes work", responses=problems(503))
+        router.add_api_route("/healthz", self.healthz, summary="Liveness")
+        router.add_api_route("/readyz", self.readyz, summary="Readiness", responses=problems(503))
         router.add_api_route(
             "/metrics",
             self.metrics,
@@ -73,15 +73,15 @@ class RestApi:
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
         """Every person of each image with its keypoints, in pixels of the image once it is turned upright.
 
-        It is turned as its EXIF orientation says, then by `rotate`. A keypoint that the picture does not show
-        may lie outside it; its score is low.
+        The image is turned by its EXIF orientation, then by `rotate`. A keypoint that is not visible may be
+        outside the image; its score is low.
 
-        All images are answered or none: one that is bad fails the request and is named in the problem.
+        One invalid image fails the whole request; the problem has its index.
         """
         async with received_images(request, self.intake, self.decoders) as images:
             picture = "image/jpeg" in request.headers.get("accept", "")
             if picture and len(images) > 1:
-                raise InvalidArgument("a picture can be drawn of one image only")
+                raise InvalidArgument("only one image can be drawn")
             access = access_of(request.scope)
             if picture:
                 drawn = self.estimator.draw(images[0], query.options(), held=1)
@@ -98,7 +98,7 @@ class RestApi:
         return _json(PosesAnswer(list(results), self.models()))
 
     async def models_now(self) -> Models:
-        """Name, version and commit of the networks; another version after a reload."""
+        """Name, version and commit of the networks; they change after a reload."""
         return self.models()
 
     async def skeleton(self) -> Skeleton:
@@ -106,16 +106,16 @@ class RestApi:
         return Skeleton(**asdict(self.estimator.skeleton))
 
     async def healthz(self) -> Status:
-        """The process answers."""
+        """The process is running."""
         return Status("ok")
 
     async def readyz(self) -> Status:
-        """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
+        """Ready from start-up until shutdown, except while the worker restarts."""
         self.estimator.check_ready()
         return Status("ready")
 
     async def metrics(self, request: Request) -> Response:
-        """All metrics, in the text format that the Accept header asks for."""
+        """All metrics, in the text format of the Accept header."""
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(REGISTRY), headers={"content-type": content_type})
 

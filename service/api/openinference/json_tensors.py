@@ -95,7 +95,9 @@ class InferAnswer:
 
 
 def read_request(body: bytes, json_length: str | None) -> tuple[InferRequest, list[Tensor]]:
-    """A request and its tensors. json_length: the value of its header.
+    """A request and its tensors: `image` BYTES (1,) or `pixels` UINT8 (1, H, W, 3).
+
+    json_length: the value of the header with the length of the JSON.
 
     Raises ImageTooLarge, MalformedBody or InvalidArgument.
     """
