@@ -79,7 +79,6 @@ LATER: tuple[str, ...] = (
     "model/tasks.py",
     "model/train.py",
     "model/weights/",
-    "proto/",
     "service/",
 )
 SUFFIXES = {".md", ".py", ".proto", ".yml", ".yaml", ".json", ".toml", ".js", ".html", ".css", ""}
