@@ -21,22 +21,22 @@ from service.types import Boxes, Estimate, Frame, Options, Picture
 _DECODED_IMAGES = 4  # images of the largest allowed size; bounds the memory of decoded images
 
 
-def _unknown() -> None:
-    """No boxes, so the detector runs."""
+def _detect() -> None:
+    """No boxes: the detector finds the persons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to estimate. arrived: its time of arrival in seconds of `perf_counter`. drawn: whether to
-    draw it.
+    """An image to work on.
 
-    boxes: returns the boxes, called on a runner's thread when it takes the image; None runs the detector.
+    arrived: when it came, in seconds of `perf_counter`. boxes: where the persons are, called by the runner
+    that takes the image; None calls the detector. drawn: whether the answer has a drawing.
     """
 
     picture: Picture
     options: Options
     arrived: float
-    boxes: Callable[[], Boxes | None] = _unknown
+    boxes: Callable[[], Boxes | None] = _detect
     drawn: bool = False
 
 
@@ -76,11 +76,18 @@ class Stages:
         self._running, self._counting = 0, Lock()
 
     def run(self, jobs: Sequence[Job]) -> list[Done | PoseError]:
-        """The result of each image, or its error. Raises what `infer` raises."""
+        """A result or a failure for each job. Raises the exceptions of `infer`.
+
+        At most the memory of _DECODED_IMAGES images of the largest size is used by all calls together.
+        """
+        pixels = [self._pixels(job) for job in jobs]
+        total = sum(each for each in pixels if isinstance(each, int))
+        if total > self._memory.total and len(jobs) > 1:
+            half = len(jobs) // 2
+            return [*self.run(jobs[:half]), *self.run(jobs[half:])]
         self._count(1)
         try:
-            pixels = [self._pixels(job) for job in jobs]
-            with self._memory.room(sum(each for each in pixels if isinstance(each, int))):
+            with self._memory.room(total):
                 return self._run(jobs, pixels)
         finally:
             self._count(-1)

@@ -180,6 +180,21 @@ async def test_a_drawing_decodes_its_image_once_and_within_the_memory(
     assert free == [4 * 10**6 - 128 * 128]
 
 
+def test_a_batch_that_is_too_large_for_the_memory_runs_in_parts(small: bytes) -> None:
+    batches: list[int] = []
+
+    def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+        batches.append(len(frames))
+        return [Estimate((), crops=0, detect=0, pose=0) for _ in frames]
+
+    with ThreadPoolExecutor(4) as decoders:
+        stages = Stages(infer, decoders, max_pixels=128 * 128)
+        jobs = [Job(picture, Options(), 0) for picture in (small, b"no image", *[small] * 7)]
+        outcomes = stages.run(jobs)
+    assert [type(each) for each in outcomes] == [Done, InvalidImage, *[Done] * 7]
+    assert sum(batches) == 8 and max(batches) <= 4
+
+
 class Meeting:
     """A network whose runs wait for each other."""
 
