@@ -92,6 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
+        docs_url=None,  # those of FastAPI load scripts from elsewhere
+        redoc_url=None,
     )
     app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
     origins = listed(settings.allowed_origins)

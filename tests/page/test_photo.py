@@ -1,6 +1,7 @@
 """A photo on the page: drawing, texts and copies, in a real browser."""
 
 import json
+import struct
 import subprocess
 import sys
 from base64 import b64encode
@@ -17,7 +18,8 @@ from tests.support.networks import save_networks
 from tests.support.service import Launch, Service, encode
 
 ORANGE, BLUE, GREEN = (255, 140, 0), (30, 130, 255), (80, 220, 80)
-GIF = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+_DOT = encode(np.zeros((16, 16, 3), np.uint8), ".png")
+ICO = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(_DOT), 22) + _DOT
 LEFT, RIGHT = ({pair[side] for pair in FLIP_PAIRS} for side in (0, 1))
 
 
@@ -126,8 +128,8 @@ def test_the_slider_sends_a_request_only_for_lower_scores(visit: Open, shipped: 
     [
         pytest.param(
             "notes.txt", b"no pixels", "Notes.txt is not an image", id="text"
-        ),  # the browser cannot read it
-        pytest.param("dot.gif", GIF, "Not a JPEG, PNG or WebP image.", id="gif"),  # the service refuses it
+        ),  # the browser refuses it
+        pytest.param("dot.ico", ICO, "Not an image of an accepted format", id="ico"),  # the service does
     ],
 )
 def test_a_file_that_is_not_an_image_is_reported(

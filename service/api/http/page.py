@@ -1,5 +1,6 @@
-"""The page at `/`: the files of service/page, which load nothing from other sites."""
+"""The pages at `/` and `/docs`: files of service/page and Swagger UI; nothing from other sites."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -20,28 +21,36 @@ _POLICY = {
     "frame-ancestors": "'none'",
     "require-trusted-types-for": "'script'",
 }
-_HEADERS = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
-    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
-    "cache-control": "no-cache",  # revalidated on each request, answered with 304 if unchanged
-}
+# Swagger UI has images in its style sheet and generates HTML
+_DOCS_POLICY = {**_POLICY, "img-src": "'self' data:"}
+del _DOCS_POLICY["require-trusted-types-for"]
 
 
 class _Files(StaticFiles):
-    """Files with the page's headers."""
+    """Files with the pages' headers."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
+        policy = _DOCS_POLICY if path == "docs.html" else _POLICY
+        directives = (f"{name} {value}" for name, value in policy.items())
+        response.headers["content-security-policy"] = "; ".join(directives)
+        response.headers["permissions-policy"] = "camera=(self), microphone=(), geolocation=()"
+        response.headers["cache-control"] = "no-cache"  # answered with 304 if unchanged
         return response
 
 
 def install_page(app: FastAPI) -> None:
-    """Add `/` and its files under /page/."""
+    """Add `/` and `/docs`, and under /page/ the files that they name."""
     files = _Files(directory=_FILES)
 
     async def index(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)
 
+    async def docs(request: Request) -> Response:
+        return await files.get_response("docs.html", request.scope)
+
     app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/docs", docs, methods=["GET", "HEAD"], include_in_schema=False)
+    if (swagger := find_spec("fastapi_offline")) and swagger.origin:  # only its files are served
+        app.mount("/page/swagger", _Files(directory=Path(swagger.origin).parent / "static"))
     app.mount("/page", files)
