@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -288,6 +291,21 @@ def test_a_video_keeps_the_times_of_its_frames(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     assert [frame.timestamp for frame in open_source(str(path))] == pytest.approx(expected)
+
+
+def test_a_video_file_behind_a_url_is_a_recording(tmp_path: Path) -> None:
+    film(tmp_path / "film.mp4", [QUARTERS] * 5)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = open_source(f"http://127.0.0.1:{server.server_port}/film.mp4")
+        assert source.policy is Policy.ALL
+        assert len(list(source)) == 5
+        server.shutdown()
 
 
 def test_suffixes_in_capitals_are_pictures(tmp_path: Path, pixels: Pixels) -> None:
