@@ -105,6 +105,8 @@ def finder(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> Detecto
 class Recorded:
     """A detector that takes inputs of any size and finds no one; it records the shapes of its inputs."""
 
+    runtime = "recorded"
+
     def __init__(self, batches: bool) -> None:
         self.batches, self.shapes = batches, list[tuple[int, ...]]()
         self.metadata = DetectorMetadata(
