@@ -112,7 +112,7 @@ def half(device: torch.device) -> torch.autocast:
 
 
 def validation_scenes(data: str) -> list[Scene]:
-    """The photos for validation during training, from the first folder: those kept apart, if there are any."""
+    """The photos for validation during training, of the first folder: those kept apart, if any."""
     scenes = read_data(Path(data.split(",")[0]), "val")
     return [scene for scene in scenes if kept_apart(scene)] or scenes
 

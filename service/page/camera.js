@@ -3,13 +3,13 @@
 import { Problem } from "./api.js";
 
 const REASONS = {
-  NotAllowedError: "The camera was refused. Allow it beside the browser's address bar, then start it again.",
+  NotAllowedError: "The camera was refused. Allow it in the browser's address bar, then start it again.",
   NotFoundError: "No camera was found on this device.",
   NotReadableError: "The camera is in use by another program.",
   OverconstrainedError: "That camera is gone. Choose another.",
 };
 
-/** The stream of a camera: the one with that id, or any. Throws Problem. */
+/** The stream of the camera with that id, or of any camera. Throws Problem. */
 export async function openCamera(id) {
   if (!navigator.mediaDevices) {
     throw new Problem("no_camera", "Browsers give the camera to pages over https or on localhost only.");
@@ -22,7 +22,7 @@ export async function openCamera(id) {
   }
 }
 
-/** Names and ids of all cameras, once one of them was allowed. */
+/** Names and ids of all cameras, after one of them was allowed. */
 export async function listCameras() {
   const devices = await navigator.mediaDevices.enumerateDevices();
   return devices.filter((device) => device.kind === "videoinput");

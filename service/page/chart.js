@@ -1,18 +1,18 @@
-/** A bar for each answer, cut by stage: where the time went. */
+/** A stacked bar for each answer, with the time of each stage. */
 
 const STAGES = ["network", "wait", "queue", "decode", "detect", "pose", "other"]; // from the bottom
 const BARS = 60, WIDTH = 300, HEIGHT = 90, STEP = WIDTH / BARS; // in the units of the SVG
 const SVG = "http://www.w3.org/2000/svg";
-const FIGURES_MS = 500; // the figures change no faster than they can be read
-const SPAN_MS = 2000, FEWEST = 5; // answers that the figures are means of: as recent, or as many
+const FIGURES_MS = 500; // interval of updates, so that figures can be read
+const SPAN_MS = 2000, FEWEST = 5; // the figures are means of answers in this span, or of at least FEWEST
 
 export class Chart {
-  #answers = []; // of each, the seconds by stage and when it came
+  #answers = []; // each with its seconds by stage and its time of arrival
   #paths;
   #top;
   #figures = {};
   #rate;
-  #told = 0;
+  #shown = 0;
 
   constructor(svg, list, rate) {
     this.#rate = rate;
@@ -31,13 +31,13 @@ export class Chart {
 
   clear() {
     this.#answers = [];
-    this.#told = 0;
+    this.#shown = 0;
     this.#draw();
     for (const stage of STAGES) this.#figures[stage].textContent = "–";
     this.#rate.textContent = "";
   }
 
-  /** An answer: its timings, the seconds from sending to receiving, and those behind the frame before it.
+  /** Add an answer: its timings, seconds from sending to receiving, and seconds behind the previous frame.
    *  The timings add up to the time in the service, so `network` is the transfer of request and answer. */
   add(timings, total, wait = 0) {
     const answer = { ...timings, wait, network: 0, came: performance.now() };
@@ -45,7 +45,7 @@ export class Chart {
     this.#answers.push(answer);
     this.#answers.splice(0, this.#answers.length - BARS);
     this.#draw();
-    if (performance.now() - this.#told > FIGURES_MS) this.#tell();
+    if (performance.now() - this.#shown > FIGURES_MS) this.#show();
   }
 
   #draw() {
@@ -63,8 +63,8 @@ export class Chart {
     this.#top.textContent = this.#answers.length ? milliseconds(top) : "";
   }
 
-  #tell() {
-    const now = (this.#told = performance.now());
+  #show() {
+    const now = (this.#shown = performance.now());
     const few = this.#answers.length - FEWEST;
     const recent = this.#answers.filter(({ came }, index) => index >= few || now - came < SPAN_MS);
     for (const stage of STAGES) {
@@ -90,7 +90,7 @@ function heightOf(share) {
   return (HEIGHT * (1 - share)).toFixed(2);
 }
 
-/** The next of 1, 2, 5 times a power of ten. */
+/** The next value of 1, 2, 5 times a power of ten. */
 function roundUp(seconds) {
   const power = 10 ** Math.floor(Math.log10(seconds));
   return [1, 2, 5, 10].find((step) => step * power >= seconds) * power;

@@ -1,8 +1,8 @@
-/** What is shown, or how to ask for it, as text for the clipboard. */
+/** Text for the clipboard: the shown result, or code that requests it. */
 
 const round = (value) => Math.round(100 * value) / 100;
 
-/** `shown` holds width, height, persons and timings, `source` the name and type of the picture's file. */
+/** `shown` has width, height, persons and timings; `source` the name and type of the file. */
 export const FORMS = {
   json: ({ width, height, persons, timings }) => JSON.stringify({ width, height, persons, timings }, null, 1),
 
@@ -39,7 +39,7 @@ with urllib.request.urlopen(request) as answer:
   },
 };
 
-/** As one word of a POSIX shell. */
+/** Quoted as one word of a POSIX shell. */
 function quoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }

@@ -4,6 +4,6 @@ if (window.SwaggerUIBundle) {
     url: "openapi.json",
     dom_id: "#docs",
     deepLinking: true,
-    validatorUrl: null, // else the document goes to a server of Swagger's
+    validatorUrl: null, // otherwise the document is sent to a server of Swagger
   });
 }

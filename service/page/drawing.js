@@ -1,15 +1,15 @@
-/** Skeletons over a picture, in the colours of the service's own drawings. */
+/** Draws skeletons into an image, with the colours of the service. */
 
 const SHOWN = 0.3; // keypoints below this score are not drawn
 const ORANGE = "rgb(255 140 0)", BLUE = "rgb(30 130 255)", GREEN = "rgb(80 220 80)";
-const SHARP = 1280; // pixels of a canvas's longer side, at least: lines stay fine on small pictures
+const SHARP = 1280; // minimum longer side of a canvas in pixels, for fine lines on small images
 
-/** How many of a person's keypoints are drawn. */
+/** Number of drawn keypoints of a person. */
 export function shownKeypoints(person) {
   return person.keypoints.filter(([, , score]) => score >= SHOWN).length;
 }
 
-/** Draw a frame (picture, width, height, live) and its persons; `skeleton` is that of /v1/skeleton. */
+/** Draw a frame (picture, width, height, live) and its persons; `skeleton`: see /v1/skeleton. */
 export function draw(canvas, { picture, width, height, live }, persons, skeleton) {
   const scale = Math.max(1, Math.ceil(SHARP / Math.max(width, height)));
   canvas.width = scale * width;
@@ -17,13 +17,13 @@ export function draw(canvas, { picture, width, height, live }, persons, skeleton
   const context = canvas.getContext("2d");
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.scale(scale, scale);
-  context.translate(0.5, 0.5); // an integer is a pixel's centre
+  context.translate(0.5, 0.5); // integers are pixel centres
   persons.forEach((person) => drawPerson(context, person, skeleton));
   const size = Math.max(12, Math.round(Math.max(width, height) / 36));
   persons.forEach((person, index) => drawName(context, person, personName(person, index, live), size));
 }
 
-/** On a photo the person's place in the list; else its track, which a newcomer has none of yet. */
+/** On a photo the index of the person in the list, else the track id, if there is one. */
 export function personName({ track_id: track }, index, live) {
   if (!live) return `${index + 1}`;
   return track === undefined ? "new" : `#${track}`;
@@ -59,7 +59,7 @@ function sideColour(pairs, indices) {
   return indices.every((index) => rights.has(index)) ? BLUE : GREEN;
 }
 
-/** At the upper left corner of the person's box, above it where there is room. */
+/** Draw the label at the upper left corner of the box, above it if there is room. */
 function drawName(context, { bbox: [x1, y1] }, name, size) {
   context.font = `600 ${size}px system-ui, sans-serif`;
   const width = context.measureText(name).width + size, height = 1.5 * size;

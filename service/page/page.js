@@ -1,4 +1,4 @@
-/** The page: what its controls do. */
+/** The controls of the page. */
 
 import { hasKey, persistently, Problem, request, useKey } from "./api.js";
 import { listCameras, openCamera } from "./camera.js";
@@ -12,16 +12,16 @@ const video = element("video"), cameras = element("cameras"), slider = element("
 const chart = new Chart(element("chart"), element("stages"), element("rate"));
 
 let skeleton;
-let shown; // the frame with its persons, as it was answered
-let source = { name: "photo.jpg", type: "image/jpeg" }; // the file that the code to copy speaks of
-let job = new AbortController(); // what the page does now; its end is asked for by `abort`
-let work = prepare; // done again once there is a key
+let shown; // the frame with its persons
+let source = { name: "photo.jpg", type: "image/jpeg" }; // the file named in copied code
+let job = new AbortController(); // the current job; `abort` ends it
+let work = prepare; // repeated when there is a key
 let counts;
 let askAgain = () => {};
 
 const least = () => Number(slider.value);
 
-/** Do `next` in place of what is done now. */
+/** Replace the current job by `next`. */
 async function begin(next) {
   job.abort();
   const mine = (job = new AbortController());
@@ -50,18 +50,18 @@ function explain(error) {
   if (error.name !== "AbortError" && !(error instanceof Problem)) throw error;
 }
 
-/** Says so while the service is away or full, and tries again. */
+/** Retries while the service is unreachable or full, and shows it. */
 function patiently(mine, attempt) {
-  return persistently(attempt, { signal: mine.signal, told: (error, seconds) => told(mine, error, seconds) });
+  return persistently(attempt, { signal: mine.signal, failed: (error, seconds) => failed(mine, error, seconds) });
 }
 
-function told(mine, error, seconds) {
+function failed(mine, error, seconds) {
   if (mine !== job || mine.signal.aborted) return;
   const what = error.code === "overloaded" ? "the service is busy" : error.message;
   view.say(`${what}: trying again in ${seconds} s`);
 }
 
-/** Needs no picture, and finds out whether the service is there and asks for a key. */
+/** Checks without an image whether the service is reachable and requires a key. */
 async function prepare(mine) {
   skeleton = await patiently(mine, () => request("v1/skeleton", { signal: mine.signal }));
   view.say();
@@ -104,7 +104,7 @@ function show(frame) {
   copyable(true);
 }
 
-/** What was answered before. */
+/** The previous answer. */
 function forget() {
   shown = undefined;
   askAgain = () => {};
@@ -156,7 +156,7 @@ async function findInFilm(file, mine) {
   }
 }
 
-/** Streams until the end of the video, or until it is asked for; whoever changes `least` starts over. */
+/** Streams until the video ends or the job is aborted; a change of `least` starts another stream. */
 async function findInVideo(media, mine) {
   forget();
   if (!skeleton) await prepare(mine);
@@ -186,9 +186,9 @@ async function streamOnce(mine) {
     signal: AbortSignal.any([mine.signal, over.signal]),
     answered: (...answer) => mine === job && answered(...answer),
     lost: (frames) => mine === job && count("lost", frames),
-    told: (error, seconds) => {
+    failed: (error, seconds) => {
       if (mine === job) view.showVideo();
-      told(mine, error, seconds);
+      failed(mine, error, seconds);
     },
   });
 }
@@ -238,7 +238,7 @@ async function copy(form) {
 
 element("file").addEventListener("change", ({ target }) => {
   take(target.files[0]);
-  target.value = ""; // the same file may be chosen again
+  target.value = ""; // allows choosing the same file again
 });
 element("live").addEventListener("click", () => {
   if (element("live").dataset.running === "true") job.abort();

@@ -1,22 +1,22 @@
-/** Frames of a video go out over a WebSocket, answers come back, over as many connections as it takes. */
+/** Streams the frames of a video over a WebSocket, and reconnects if necessary. */
 
 import { openSocket, persistently, Problem, request, unreachable } from "./api.js";
 
-const WINDOW = 2; // frames without an answer: one that is worked on, one that waits
-const LONGEST_SIDE = 640; // pixels of a frame that is sent
-const PASSING = new Set([1001, 1006, 1011, 1012, 1013]); // close codes after which another try may succeed
+const WINDOW = 2; // frames without an answer: one in work, one waiting
+const LONGEST_SIDE = 640; // of a sent frame, in pixels
+const PASSING = new Set([1001, 1006, 1011, 1012, 1013]); // close codes after which a retry may succeed
 
 /**
- * Streams until the video ends or `signal` asks for the end; answers that are due are waited for.
+ * Streams until the video ends or `signal` aborts, then waits for the remaining answers.
  *
- * `answered` is handed the frame (a canvas), its answer, the seconds between them, and those of them behind
- * the frame before; `lost` how many frames a connection left without an answer; `told` is that of
- * `persistently`. Throws Problem.
+ * `answered` is called with the frame (a canvas), its answer, the latency, and the part of it behind the
+ * previous frame; `lost` with the number of frames that a broken connection left without an answer; `failed`:
+ * see `persistently`. Throws Problem.
  */
-export async function stream(video, config, { signal, answered, lost, told }) {
+export async function stream(video, config, { signal, answered, lost, failed }) {
   await persistently(
     async (goesWell) => {
-      await request("v1/skeleton"); // tells why it fails, which a WebSocket does not
+      await request("v1/skeleton"); // reports why it fails, which a WebSocket does not
       const conversation = new Conversation(video, signal, (...answer) => {
         goesWell();
         answered(...answer);
@@ -27,11 +27,11 @@ export async function stream(video, config, { signal, answered, lost, told }) {
         lost(conversation.due.length);
       }
     },
-    { signal, told },
+    { signal, failed },
   );
 }
 
-/** One connection; `due` holds the frames without an answer, oldest first. */
+/** One connection; `due` has the frames without an answer, oldest first. */
 class Conversation {
   due = [];
   #last = 0;
@@ -47,7 +47,7 @@ class Conversation {
     this.#answered = answered;
   }
 
-  /** Until the end that was asked for. Throws Problem when it comes otherwise. */
+  /** Resolves after a requested end. Throws Problem for any other end. */
   run(config) {
     const socket = openSocket();
     return new Promise((resolve, reject) => {
@@ -100,7 +100,7 @@ class Conversation {
   }
 }
 
-/** A frame that was not there before; a hidden page gets one a second. */
+/** The next new frame; a hidden page gets one a second. */
 function nextFrame(video) {
   return new Promise((resolve) => {
     if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);

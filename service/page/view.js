@@ -1,24 +1,24 @@
-/** What is shown: the picture, the persons in words, messages. */
+/** Shows the image, the persons as text, and messages. */
 
 import { draw, personName, shownKeypoints } from "./drawing.js";
 
-const SPOKEN_MS = 3000; // a screen reader hears of a stream's changes no oftener
+const SPOKEN_MS = 3000; // minimum interval of announcements to screen readers
 const element = (id) => document.getElementById(id);
 const stage = element("stage"), canvas = element("canvas"), video = element("video");
 let spoken = 0;
 
-/** Say what went wrong, or nothing. */
+/** Show an error, or clear it. */
 export function say(text = "") {
   const sentence = text && `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
   if (element("message").textContent !== sentence) element("message").textContent = sentence;
 }
 
-/** Whether an answer is being waited for. */
+/** Show whether an answer is pending. */
 export function waiting(yes) {
   stage.ariaBusy = `${yes}`;
 }
 
-/** The video as it comes, until a frame with its skeletons is there. */
+/** Show the video until the first frame with skeletons. */
 export function showVideo() {
   reveal(video, video.videoWidth, video.videoHeight);
   canvas.hidden = true;
@@ -28,7 +28,7 @@ export function hideVideo() {
   video.hidden = true;
 }
 
-/** A frame without its persons, whom nobody has looked for yet. */
+/** Show a frame that has no answer yet. */
 export function showPicture(frame, skeleton) {
   hideVideo();
   draw(canvas, frame, [], skeleton);
@@ -36,7 +36,7 @@ export function showPicture(frame, skeleton) {
   tell("Looking …", []);
 }
 
-/** A frame with its persons. */
+/** Show a frame with its persons. */
 export function showPersons(frame, persons, skeleton) {
   draw(canvas, frame, persons, skeleton);
   reveal(canvas, frame.width, frame.height);
@@ -46,7 +46,7 @@ export function showPersons(frame, persons, skeleton) {
   else if (performance.now() - spoken > SPOKEN_MS) speak(`${count} found.`);
 }
 
-/** Nothing but the invitation. */
+/** Show only the invitation. */
 export function showNothing() {
   for (const each of [canvas, video]) each.hidden = true;
   element("invitation").hidden = false;

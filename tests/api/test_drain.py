@@ -1,4 +1,4 @@
-"""The drain has one deadline, whoever is still connected."""
+"""The drain has one deadline, even if clients are still connected."""
 
 import asyncio
 from time import monotonic

@@ -20,7 +20,7 @@ HEAD = (
 
 
 def opened(service: Service, path: str, kind: str, length: int) -> socket.socket:
-    """A request of which nothing but the head has been sent."""
+    """A request of which only the head has been sent."""
     host, port = service.url.removeprefix("http://").split(":")
     peer = socket.create_connection((host, int(port)), timeout=30)
     peer.sendall(HEAD.format(path=path, kind=kind, length=length).encode())

@@ -1,4 +1,4 @@
-"""Formats beside JPEG, PNG and WebP: what is stored is read, and no file costs more than its pixels may."""
+"""Further formats than JPEG, PNG and WebP: they are decoded, and no file costs more than its pixels."""
 
 import io
 import struct

@@ -94,7 +94,7 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
     assert (accuracy.ap, accuracy.persons, accuracy.images, fixed.seen) == (1, 2, 1, 1)
 
 
-def test_what_is_served_is_told_from_what_is_looked_at() -> None:
+def test_served_poses_and_estimated_boxes_are_distinguished() -> None:
     scores = np.array([0.9, 0.5, 0.31, 0.29, 0.1], np.float32)
     poses = np.arange(5 * 51, dtype=np.float32).reshape(5, 17, 3), scores * np.float32([0.5, 0.3, 0.7, 1, 1])
     (boxes,), ((keypoints, sure),) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 1.5)

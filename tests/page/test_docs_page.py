@@ -1,4 +1,4 @@
-"""The API document at `/docs`, in a browser that reaches nothing but the service."""
+"""The API document at `/docs`, in a browser that reaches only the service."""
 
 from importlib.util import find_spec
 
