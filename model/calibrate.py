@@ -92,7 +92,8 @@ def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
     f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + persons)
     chance = 1 / (1 + np.exp(-features @ weights))
     best = int(f1.argmax())
-    return Calibration(*map(float, weights), float(f1[best]), float(chance[order][best]))
+    scale, shift = map(float, weights)
+    return Calibration(scale, shift, float(f1[best]), float(chance[order][best]))
 
 
 def calibrated(network: detector.PersonDetector, calibration: Calibration) -> detector.PersonDetector:
