@@ -33,13 +33,27 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def longest_chain(package: str) -> list[str]:
-    """The longest chain of imports inside a package, without its `__init__` files."""
-    graph = {module(path): imports(path) for path in sources(package) if path.stem != "__init__"}
+def module_graph(package: str) -> dict[str, set[str]]:
+    """Which modules of a package each of its modules imports; `__init__` files are left out."""
+    found = {module(path): imports(path) for path in sources(package) if path.stem != "__init__"}
+    return {name: (names & found.keys()) - {name} for name, names in found.items()}
+
+
+def room_graph(package: str) -> dict[str, set[str]]:
+    """Which folders of a package the modules of each folder import."""
+    graph: dict[str, set[str]] = {}
+    for name, names in module_graph(package).items():
+        room = name.rpartition(".")[0]
+        graph.setdefault(room, set()).update(other.rpartition(".")[0] for other in names)
+    return {room: rooms - {room} for room, rooms in graph.items()}
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest chain of imports. Raises RecursionError where there is a circle."""
 
     @cache
     def below(name: str) -> tuple[str, ...]:
-        chains = [below(other) for other in sorted(graph[name] & graph.keys() - {name})]
+        chains = [below(other) for other in sorted(graph[name])]
         return (name, *max(chains, key=len, default=()))
 
     return list(max((below(name) for name in sorted(graph)), key=len))
@@ -62,7 +76,7 @@ def _print(package: str) -> None:
     p90 = lengths[int(0.9 * (len(lengths) - 1))][0]
     median = statistics.median_low([length for length, _ in lengths])
     longest, name = lengths[-1]
-    chain = longest_chain(package)
+    chain = longest_chain(module_graph(package))
     print(f"{package}: {len(rooms)} rooms, {len(paths)} files, {lines} lines")
     print(f"  functions: median {median}, p90 {p90}, longest {longest} lines ({name})")
     print(f"  longest import chain, {len(chain)} modules: {' > '.join(chain)}")
