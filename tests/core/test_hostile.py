@@ -1,29 +1,33 @@
 """What is made to be costly costs time in proportion to its bytes."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
 
 import pytest
 
+from service.api.grpc.receive import _PAYLOADS, parse
+from service.api.http.upload import _read_form
+from service.api.openinference.json_tensors import read_request
 from service.core.image import decode, read_size
 from service.core.metadata import png_without_metadata
-from service.errors import PoseError
+from service.errors import InvalidArgument, PoseError
 from tests.support.hostile import IMAGES, Hostile, empty_segments, text_chunks
+from tests.support.hostile_requests import BODIES, MESSAGES, Body
 
 LIMIT = 40_000_000
 
 
 def seconds(data: bytes) -> float:
-    """Processor time of this thread for an image, the least of three."""
-    times = []
-    for _ in range(3):
-        start = time.thread_time()
-        try:
-            read_size(data, LIMIT)
-            decode(data)
-        except PoseError:
-            pass
-        times.append(time.thread_time() - start)
-    return min(times)
+    """Processor time for an image."""
+
+    def read() -> None:
+        read_size(data, LIMIT)
+        decode(data)
+
+    return spent(read)
 
 
 @pytest.mark.parametrize("hostile", IMAGES, ids=lambda hostile: hostile.__name__)
@@ -42,3 +46,47 @@ def test_a_decoder_gets_no_texts_that_grow_in_its_memory() -> None:
     bare, _ = png_without_metadata(text_chunks(2**20))
     assert len(bare) < 2**10
     assert decode(bare).shape == decode(text_chunks(2**12)).shape == (64, 64, 3)
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Processor time of this thread for work, the least of three; it may end in a PoseError."""
+    times = []
+    for _ in range(3):
+        start = time.thread_time()
+        with suppress(PoseError):
+            work()
+        times.append(time.thread_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
+def test_the_cost_of_a_hostile_body_is_linear_in_its_bytes(body: Body) -> None:
+    def read(data: bytes) -> object:
+        if body.name.startswith("json"):
+            return read_request(data, None)
+        return _read_form(BytesIO(data), body.content_type.partition("boundary=")[2].encode())
+
+    small, large = (spent(partial(read, body.grow(size))) for size in (2**16, 2**20))
+    assert large < 40 * small + 0.01
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_of_many_fields_is_refused_unparsed(name: str) -> None:
+    kind = {each.DESCRIPTOR.name: each for each in _PAYLOADS}[name.partition(" ")[0]]
+    with pytest.raises(InvalidArgument, match="fields"):
+        parse(kind, MESSAGES[name](2**21))
+    small, large = (spent(partial(parse, kind, MESSAGES[name](size))) for size in (2**21, 2**24))
+    assert large < 20 * small + 0.01
+
+
+def test_a_document_of_many_faults_is_refused_at_the_first_look() -> None:
+    with pytest.raises(PoseError, match="256 values outside `data`"):
+        read_request(b'{"inputs":[' + b",".join([b"1"] * 300) + b"]}", None)
+    with pytest.raises(PoseError, match="elements"):
+        read_request(BODIES[0].grow(2**21), None)
+
+
+def test_base64_with_padding_in_its_middle_is_refused() -> None:
+    body = b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"data":["%s"]}]}'
+    with pytest.raises(InvalidArgument, match="base64"):
+        read_request(body % (b"AAA=" + b"A" * 2**16), None)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.api.authentication import KeyInterceptor
 from service.api.grpc.context import Context, abort, identify
-from service.api.grpc.unary import HeadFirst, received
+from service.api.grpc.receive import HeadFirst, parse, received
 from service.api.intake import Intake
 from service.api.openinference.grpc import OpenInferenceServicer
 from service.core.estimator import Estimator
@@ -126,7 +127,8 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
 
     async def Estimate(self, _: object, context: Context) -> pose_pb2.EstimateResponse:
         """The persons of one image; see HeadFirst."""
-        async with received(context, "grpc", self._intake, pose_pb2.EstimateRequest) as (request, access):
+        read = partial(parse, pose_pb2.EstimateRequest)
+        async with received(context, "grpc", self._intake, read) as (request, access):
             access.poses = await self._estimator.estimate(
                 [request.image], read_options(request.options), timeout_s=context.time_remaining(), held=1
             )
@@ -160,16 +162,19 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
         """Raises InvalidArgument or ReceiptTimeout."""
         try:
             async with asyncio.timeout(self._receipt_timeout_s):
-                message = await context.read()
+                data = await context.read()
         except TimeoutError:
             raise ReceiptTimeout("the config did not arrive in time") from None
-        if message is grpc.aio.EOF or message.WhichOneof("message") != "config":
-            raise InvalidArgument("the first message of a stream must be its config")
-        return read_config(message.config)
+        if data is not grpc.aio.EOF:
+            message = parse(pose_pb2.EstimateStreamRequest, data)
+            if message.WhichOneof("message") == "config":
+                return read_config(message.config)
+        raise InvalidArgument("the first message of a stream must be its config")
 
 
 async def _frames(context: Context) -> AsyncIterator[StreamFrame]:
-    while (message := await context.read()) is not grpc.aio.EOF:
+    while (data := await context.read()) is not grpc.aio.EOF:
+        message = parse(pose_pb2.EstimateStreamRequest, data)
         if message.WhichOneof("message") != "frame":
             raise InvalidArgument("only the first message of a stream may be its config")
         yield read_frame(message.frame)

@@ -1,11 +1,12 @@
 """The Open Inference Protocol over gRPC; its reference is proto/openinference.proto."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
 
 from service.api.grpc.context import Context, abort
-from service.api.grpc.unary import received
+from service.api.grpc.receive import parse, received
 from service.api.intake import Intake
 from service.api.openinference.tensors import (
     EXTENSIONS,
@@ -26,9 +27,11 @@ from service.api.openinference.tensors import (
 )
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError
-from service.types import Floats
+from service.types import Floats, Options, Picture
 from service.wire.pb import openinference_pb2 as pb
 from service.wire.pb import openinference_pb2_grpc
+
+_PIECE = 2**16  # elements
 
 
 class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -71,16 +74,35 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
 
     async def ModelInfer(self, _: object, context: Context) -> pb.ModelInferResponse:
         """The persons of one image; see HeadFirst."""
-        async with received(context, "grpc_v2", self._intake, pb.ModelInferRequest) as (request, access):
-            check_model(request.model_name, request.model_version)
-            options = read_options(_parameters(request.parameters))
-            names = check_outputs([(each.name, each.parameters) for each in request.outputs])
-            picture = read_picture(_tensors(request))
+        async with received(context, "grpc_v2", self._intake, _read) as (asked, access):
             access.poses = await self._estimator.estimate(
-                [picture], options, timeout_s=context.time_remaining(), held=1
+                [asked.picture], asked.options, timeout_s=context.time_remaining(), held=1
             )
-        found = arrays(access.poses[0], len(self._estimator.skeleton.names))
-        return _response(request, found, names)
+        return _response(asked, arrays(access.poses[0], len(self._estimator.skeleton.names)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks: `raw` is whether its tensors are, and so those of the answer."""
+
+    ident: str
+    raw: bool
+    picture: Picture
+    options: Options
+    names: tuple[str, ...]
+
+
+def _read(data: bytes) -> _Asked:
+    """An encoded request. Raises InvalidArgument or NotFound."""
+    request = parse(pb.ModelInferRequest, data)
+    check_model(request.model_name, request.model_version)
+    return _Asked(
+        ident=request.id,
+        raw=bool(request.raw_input_contents),
+        options=read_options(_parameters(request.parameters)),
+        names=check_outputs([(each.name, each.parameters) for each in request.outputs]),
+        picture=read_picture(_tensors(request)),
+    )
 
 
 async def _check_model(context: Context, name: str, model_version: str) -> None:
@@ -120,21 +142,22 @@ def _bytes_of(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes:
     if tensor.datatype == "BYTES":
         return packed(tensor.contents.bytes_contents)
     try:
-        return bytes(tensor.contents.uint_contents)
+        elements = tensor.contents.uint_contents
+        # in pieces: between them, other threads get the interpreter's lock
+        pieces = (elements[start : start + _PIECE] for start in range(0, len(elements), _PIECE))
+        return b"".join(map(bytes, pieces))
     except ValueError:
         raise InvalidArgument(f"input {tensor.name[:64]!r}: its contents are not 8-bit numbers") from None
 
 
-def _response(
-    request: pb.ModelInferRequest, found: Mapping[str, Floats], names: tuple[str, ...]
-) -> pb.ModelInferResponse:
-    """The outputs with these names, raw if the request was raw."""
-    response = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id=request.id)
+def _response(asked: _Asked, found: Mapping[str, Floats]) -> pb.ModelInferResponse:
+    """The requested outputs, raw if the request was raw."""
+    response = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id=asked.ident)
     for name, array in found.items():
-        if name not in names:
+        if name not in asked.names:
             continue
         output = response.outputs.add(name=name, datatype="FP32", shape=array.shape)
-        if request.raw_input_contents:
+        if asked.raw:
             response.raw_output_contents.append(array.tobytes())
         else:
             output.contents.fp32_contents.extend(array.ravel())

@@ -25,6 +25,10 @@ from service.types import Floats
 
 LENGTH_HEADER = "inference-header-content-length"
 _MAX_JSON = 8 * 2**20  # bytes; parsed JSON takes many times as much memory
+# parsing holds the interpreter's lock, which the event loop needs
+_MAX_ELEMENTS = 2**18
+_MAX_NODES = 256
+_WINDOW = 2**16  # characters of base64 decoded at a time
 _SIZE = "binary_data_size"
 Parameters = Annotated[dict[str, Parameter], Field(default_factory=dict)]
 
@@ -104,15 +108,36 @@ def read_request(body: bytes, json_length: str | None) -> tuple[InferRequest, li
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length > _MAX_JSON:
         raise ImageTooLarge(f"the JSON is larger than {_MAX_JSON} bytes: send tensors as binary data")
+    if body.count(b",", 0, length) > _MAX_ELEMENTS:
+        raise ImageTooLarge(f"the JSON has more than {_MAX_ELEMENTS} elements: send tensors as binary data")
+    if body.count(b":", 0, length) > _MAX_NODES:
+        raise _too_many_values()
     try:
-        request = InferRequest.model_validate_json(body[:length])
+        document = orjson.loads(memoryview(body)[:length])
+        _check_nodes(document)
+        request = InferRequest.model_validate(document)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBody(f"not JSON: {error}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        if first["type"] == "json_invalid":
-            raise MalformedBody(f"not JSON: {first['msg']}") from None
         place = ".".join(str(part) for part in first["loc"])
         raise InvalidArgument(f"{place[:200]}: {first['msg']}") from None
     return request, _tensors(request.inputs, body[length:])
+
+
+def _check_nodes(document: object) -> None:
+    """Raises InvalidArgument for a document of many values outside `data`: each could be a fault to list."""
+    nodes, left = [document], _MAX_NODES
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            children = [value for name, value in node.items() if name != "data"]
+        else:
+            children = node if isinstance(node, list) else []
+        left -= len(children)
+        if left < 0:
+            raise _too_many_values()
+        nodes += children
 
 
 def binary_outputs(request: InferRequest) -> set[str]:
@@ -177,8 +202,20 @@ def _bytes_of(tensor: InferInput) -> bytes:
                 raise InvalidArgument(f"input {tensor.name[:64]!r}: it mixes lists and elements") from None
     try:
         if tensor.datatype == "BYTES":
-            return packed(b64decode(element, validate=True) for element in elements)
+            return packed(map(_decoded, elements))
         return bytes(elements)
     except (TypeError, ValueError):
         kind = "base64" if tensor.datatype == "BYTES" else "8-bit unsigned integers"
         raise InvalidArgument(f"input {tensor.name[:64]!r}: its data is not {kind}") from None
+
+
+def _too_many_values() -> InvalidArgument:
+    return InvalidArgument(f"the JSON has more than {_MAX_NODES} values outside `data`")
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 decoded. Raises ValueError or TypeError."""
+    if "=" in text[:-2]:
+        raise ValueError("padding before the end")
+    pieces = (text[start : start + _WINDOW] for start in range(0, len(text), _WINDOW))
+    return b"".join(b64decode(piece, validate=True) for piece in pieces)
