@@ -19,7 +19,7 @@ from service.core.estimator import Estimator
 from service.core.stages import Stages
 from service.streaming.frames import StreamConfig, StreamFrame
 from service.streaming.stream import Stream
-from service.types import Estimate, Frame, RawImage
+from service.types import InferenceInput, InferenceResult, RawImage
 
 CAMERAS = (1, 8, 64)
 INTERVAL_S = 0.02  # between frames of a camera
@@ -34,14 +34,14 @@ class SleepingNetworks:
         self.sent: list[float] = []  # when each frame was sent, by its number
         self.ages: list[float] = []
 
-    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def __call__(self, frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         now = time.monotonic()
         if now < self.end:  # afterwards there are no newer frames to choose
             self.ages += [
                 now - self.sent[int.from_bytes(frame.image.tobytes(), "little")] for frame in frames
             ]
         time.sleep(FRAME_S * len(frames))
-        return [Estimate((), crops=0, detect=0, pose=0) for _ in frames]
+        return [InferenceResult((), crops=0, detect=0, pose=0) for _ in frames]
 
     def frame(self) -> StreamFrame:
         """A frame that is sent now; its pixels hold its number."""

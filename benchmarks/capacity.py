@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.rounds import ROOT, WEIGHTS, Case, interleaved, options, write
 from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
-from service.types import Boxes, Frame, Options
+from service.types import Boxes, InferenceInput, Options
 
 SIZE = (1280, 720)
 BYTES = 100_000  # of a frame as a JPEG
@@ -68,8 +68,8 @@ def _stages(pipeline: Pipeline, picture: bytes) -> dict[str, Any]:
     persons = Boxes(np.repeat(box, PERSONS, 0), np.ones(PERSONS, np.float32))
     return {
         "decode": lambda: decode(picture),
-        "detect": lambda: pipeline.run([Frame(image, nobody)]),
-        f"pose of {PERSONS}": lambda: pipeline.run([Frame(image, Options(), persons)]),
+        "detect": lambda: pipeline.run([InferenceInput(image, nobody)]),
+        f"pose of {PERSONS}": lambda: pipeline.run([InferenceInput(image, Options(), persons)]),
     }
 
 

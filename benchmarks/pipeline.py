@@ -32,7 +32,7 @@ from model.predictors import PersonPredictor, PosePredictor
 from model.scenes import Scene
 from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 #: Groups of photos by name: the smallest and largest number of persons.
 GROUPS = {"1 person": (1, 1), "2 to 4 persons": (2, 4), "8 to 14 persons": (8, 14)}
@@ -61,7 +61,7 @@ def per_photo(seconds: float, busy: float, photos: int) -> Figures:
 
 def ours(pipeline: Pipeline, wanted: Options, data: bytes) -> Scored:
     """The service's pipeline."""
-    (estimate,) = pipeline.run([Frame(decode(data), wanted)])
+    (estimate,) = pipeline.run([InferenceInput(decode(data), wanted)])
     if not estimate.persons:
         return NOTHING
     keypoints = np.array([person.keypoints for person in estimate.persons], np.float32)

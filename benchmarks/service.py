@@ -22,7 +22,7 @@ from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, interleaved, options
 from service.core.image import decode
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import Pipeline, open_pipeline
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 from tests.support.networks import save_networks
 from tests.support.service import Service
 
@@ -37,7 +37,7 @@ def bare(pipelines: Sequence[Pipeline], image: bytes, seconds: float) -> Figures
         latencies = []
         begin = perf_counter()
         while not latencies or begin < start + seconds:
-            pipeline.run([Frame(decode(image), Options())])
+            pipeline.run([InferenceInput(decode(image), Options())])
             now = perf_counter()
             latencies.append(now - begin)
             begin = now

@@ -24,7 +24,7 @@ from lgm_pose_client.types import Options, Person, Poses
 from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
 from service.streaming.tracking import box_areas, oks
-from service.types import Frame
+from service.types import InferenceInput
 from tests.support.service import Service
 
 CAMERAS = (1, 4, 16)
@@ -35,7 +35,7 @@ def bare_loop(pipeline: Pipeline, frames: list[StreamFrame], options: Options) -
     """Frames per second of decoding and the pipeline, one frame after the other."""
     start = perf_counter()
     for frame in frames:
-        pipeline.run([Frame(decode(frame.picture), options)])
+        pipeline.run([InferenceInput(decode(frame.picture), options)])
     return len(frames) / (perf_counter() - start)
 
 

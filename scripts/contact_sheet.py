@@ -18,7 +18,7 @@ from model.pose_dataset import read_data
 from service.core.drawing import draw_person
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import Pipeline, open_pipeline
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 TILE, MAX_COLUMNS = (300, 300), 6
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
@@ -38,7 +38,7 @@ def tile(pipeline: Pipeline, image: Pixels, min_score: float) -> Pixels:
     """A photo uint8 BGR (H, W, 3) with its persons drawn, letterboxed to TILE."""
     scale = max(1.0, 600 / max(image.shape[:2]))
     image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)
-    (estimate,) = pipeline.run([Frame(image, Options(min_score=min_score))])
+    (estimate,) = pipeline.run([InferenceInput(image, Options(min_score=min_score))])
     for person in estimate.persons:
         draw_person(image, person)
     return letterbox(image, TILE, 30)[0]

@@ -29,10 +29,10 @@ from service.core.batching import Batcher
 from service.core.estimator import Estimator
 from service.core.stages import Stages
 from service.errors import PoseError
-from service.inference.child import ProcessPipeline
+from service.inference.child import ChildPipeline
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
-from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.reloadable import AnyPipeline, ReloadablePipeline
 from service.inference.runtime import Files
 from service.security.credentials import Security
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     security = Security(settings)
     cpus = available_cpus()
     threads = settings.threads or cpus
-    worker = Worker(lambda: _open_pipeline(settings, threads))
+    worker = ReloadablePipeline(lambda: _open_pipeline(settings, threads))
     decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
         Stages(worker.run, decoders, max_pixels=settings.max_pixels, skeleton=worker.skeleton).run,
@@ -163,7 +163,7 @@ the client's id if it sent a valid one, else a new one."""
 def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:
     files = Files.of(settings.weights, settings.detector, settings.pose)
     if settings.worker == "process":
-        return ProcessPipeline(
+        return ChildPipeline(
             files,
             threads=threads,
             runtime=settings.runtime,

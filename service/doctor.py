@@ -20,7 +20,7 @@ from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Files
 from service.security.credentials import Security
 from service.server import check_port
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 Verdict = Literal["ok", "warning", "error"]
 _OPENCV = (
@@ -143,7 +143,7 @@ def _networks(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", str(error))
         return
     opened = perf_counter()
-    pipeline.run([Frame(np.zeros((480, 640, 3), np.uint8), Options())])
+    pipeline.run([InferenceInput(np.zeros((480, 640, 3), np.uint8), Options())])
     seconds = f"opened in {opened - start:.1f} s, an empty picture takes {perf_counter() - opened:.3f} s"
     models = pipeline.models
     where = f"{models.detector.name} ({files.detector}) and {models.pose.name} ({files.pose})"

@@ -50,7 +50,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class InferenceInput:
     """A decoded image and its options; the detector runs if `boxes` is None."""
 
     image: Image
@@ -75,7 +75,7 @@ class TrackedPerson(Person):
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class InferenceResult:
     """Persons of one frame, sorted by descending score, and the number of crops of the frame.
 
     detect, pose: seconds in each network, including the frames of the same batch.

@@ -10,7 +10,7 @@ import orjson
 from service.core.image import decode
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
 MAX_BATCH = 8  # the default of the service
@@ -25,7 +25,7 @@ def open_work() -> Callable[[Sequence[bytes]], list[bytes]]:
     pipeline, pool = open_pipeline(WEIGHTS, threads=cpus), ThreadPoolExecutor(cpus)
 
     def answer(image: bytes, alone: bool) -> bytes:
-        (estimate,) = pipeline.run([Frame(decode(image), Options())], alone=alone)
+        (estimate,) = pipeline.run([InferenceInput(decode(image), Options())], alone=alone)
         return orjson.dumps(estimate)
 
     def work(images: Sequence[bytes]) -> list[bytes]:

@@ -16,7 +16,7 @@ from service.core.drawing import draw
 from service.core.image import decode, read_size
 from service.core.memory import PixelMemory
 from service.errors import PoseError
-from service.types import Boxes, Estimate, Frame, Options, Picture
+from service.types import Boxes, InferenceInput, InferenceResult, Options, Picture
 
 _DECODED_IMAGES = 4  # images of the largest allowed size; bounds the memory of decoded images
 
@@ -49,7 +49,7 @@ class Done:
 
     width: int
     height: int
-    estimate: Estimate
+    estimate: InferenceResult
     begun: float
     decoded: float
     drawing: bytes
@@ -58,7 +58,7 @@ class Done:
 class Infer(Protocol):
     """Runs the networks and returns the persons of each frame."""
 
-    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> Sequence[Estimate]:
+    def __call__(self, frames: Sequence[InferenceInput], *, alone: bool) -> Sequence[InferenceResult]:
         """alone: no other call is running, so this one may use all processors."""
 
 
@@ -95,9 +95,9 @@ class Stages:
     def _run(self, jobs: Sequence[Job], pixels: Sequence[int | PoseError]) -> list[Done | PoseError]:
         begun = perf_counter()
         each_of = map if len(jobs) == 1 else self._decoders.map
-        found: list[Frame | PoseError] = [*each_of(_frame, jobs, pixels)]
+        found: list[InferenceInput | PoseError] = [*each_of(_frame, jobs, pixels)]
         decoded = perf_counter()
-        frames = [each for each in found if isinstance(each, Frame)]
+        frames = [each for each in found if isinstance(each, InferenceInput)]
         estimates = self._infer(frames, alone=self._running == 1) if frames else ()
         if len(estimates) != len(frames):
             raise RuntimeError(f"{len(estimates)} results of {len(frames)} frames")
@@ -117,7 +117,9 @@ class Stages:
             return error
         return width * height
 
-    def _done(self, job: Job, frame: Frame, estimate: Estimate, begun: float, decoded: float) -> Done:
+    def _done(
+        self, job: Job, frame: InferenceInput, estimate: InferenceResult, begun: float, decoded: float
+    ) -> Done:
         height, width = frame.image.shape[:2]
         drawing = draw(frame.image, estimate.persons, self._skeleton) if job.drawn else b""
         return Done(width, height, estimate, begun, decoded, drawing)
@@ -127,11 +129,11 @@ class Stages:
             self._running += change
 
 
-def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
+def _frame(job: Job, pixels: int | PoseError) -> InferenceInput | PoseError:
     """The decoded image, or its error."""
     if isinstance(pixels, PoseError):
         return pixels
     try:
-        return Frame(decode(job.picture, job.options.rotate), job.options, job.boxes())
+        return InferenceInput(decode(job.picture, job.options.rotate), job.options, job.boxes())
     except PoseError as error:
         return error

@@ -23,7 +23,7 @@ from typing import Any
 from service.errors import ArtefactError, WorkerLost
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Files, Runtime
-from service.types import Estimate, Frame
+from service.types import InferenceInput, InferenceResult
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 300  # time limit for loading and optimising the networks
@@ -31,7 +31,7 @@ _MOST_RUNS = 1024  # parallel runs; the parent has far fewer runners
 _LOOK_S = 0.2  # interval of the check for overdue answers
 
 
-class ProcessPipeline:
+class ChildPipeline:
     """Like Pipeline, but runs in a child process. The child ends when this process ends, for any reason."""
 
     def __init__(self, files: Files, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
@@ -52,12 +52,12 @@ class ProcessPipeline:
                 raise ArtefactError(f"{files.detector}, {files.pose}: {error.__cause__}") from error
             raise
 
-    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+    def run(self, frames: Sequence[InferenceInput], *, alone: bool = True) -> list[InferenceResult]:
         """See Pipeline. Raises WorkerLost, or RuntimeError with the child's traceback."""
         answer = self._child.ask((frames, alone), self._timeout_s)
         if isinstance(answer, str):
             raise RuntimeError(answer)
-        estimates: list[Estimate] = answer
+        estimates: list[InferenceResult] = answer
         return estimates
 
     def alive(self) -> bool:
@@ -205,7 +205,7 @@ def _main() -> None:
         signal.signal(number, signal.SIG_IGN)
     link, sending = Connection(int(sys.argv[1])), Lock()
 
-    def answer(ident: int, frames: Sequence[Frame], alone: bool) -> None:
+    def answer(ident: int, frames: Sequence[InferenceInput], alone: bool) -> None:
         try:
             found: object = pipeline.run(frames, alone=alone)
         except BaseException as error:

@@ -6,10 +6,10 @@ import numpy as np
 
 from model.keypoints import keypoint_score
 from model.topdown import Detector
-from service.types import Boxes, Floats, Frame, Person
+from service.types import Boxes, Floats, InferenceInput, Person
 
 
-def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
+def find_boxes(detector: Detector, frames: Sequence[InferenceInput]) -> list[Boxes]:
     """Boxes (N, 4) and scores (N,) of each frame, limited by its options, in pixels of the frame.
 
     A frame that already has boxes keeps them.
@@ -20,7 +20,7 @@ def find_boxes(detector: Detector, frames: Sequence[Frame]) -> list[Boxes]:
     return [_wanted(frame, margin, *next(found)) if frame.boxes is None else frame.boxes for frame in frames]
 
 
-def _wanted(frame: Frame, margin: float, boxes: Floats, scores: Floats) -> Boxes:
+def _wanted(frame: InferenceInput, margin: float, boxes: Floats, scores: Floats) -> Boxes:
     """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options.
 
     margin: how much higher a box must score than a person.
@@ -30,7 +30,7 @@ def _wanted(frame: Frame, margin: float, boxes: Floats, scores: Floats) -> Boxes
     return Boxes(boxes[:count], scores[:count])
 
 
-def find_persons(frame: Frame, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
+def find_persons(frame: InferenceInput, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
     """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3).
 
     The score of a person is the score of the box times the score of the keypoints.

@@ -12,7 +12,7 @@ from model.keypoints import Skeleton
 from model.topdown import Detector, PoseEstimator
 from service.inference.persons import find_boxes, find_persons
 from service.inference.runtime import Files, Runtime, Session, open_session
-from service.types import Estimate, Frame, Model, Models, Options
+from service.types import InferenceInput, InferenceResult, Model, Models, Options
 
 
 class Networks:
@@ -28,7 +28,7 @@ class Networks:
         self.skeleton = self._pose.metadata.skeleton
         self.batches = detector.batches and pose.batches
 
-    def run(self, frames: Sequence[Frame]) -> list[Estimate]:
+    def run(self, frames: Sequence[InferenceInput]) -> list[InferenceResult]:
         """The persons of each frame. A frame has the same result alone and in a batch."""
         start = perf_counter()
         detected = find_boxes(self._detector, frames)
@@ -38,7 +38,7 @@ class Networks:
         persons = [find_persons(*each) for each in zip(frames, detected, keypoints, strict=True)]
         end = perf_counter()
         return [
-            Estimate(each, crops=len(boxes), detect=between - start, pose=end - between)
+            InferenceResult(each, crops=len(boxes), detect=between - start, pose=end - between)
             for each, boxes in zip(persons, boxes, strict=True)
         ]
 
@@ -65,7 +65,7 @@ class Pipeline:
         """Whether batches are faster than parallel calls, as on a GPU."""
         return self._alone.batches
 
-    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+    def run(self, frames: Sequence[InferenceInput], *, alone: bool = True) -> list[InferenceResult]:
         """The persons of each frame. A frame has the same result alone and in a batch.
 
         alone: no other call is running, so this one may use all processors.
@@ -78,7 +78,7 @@ class Pipeline:
 
     def restart(self) -> None:
         """Check that the networks, which are still in memory, run. Raises what a run raises."""
-        self.run([Frame(np.zeros((64, 64, 3), np.uint8), Options())])
+        self.run([InferenceInput(np.zeros((64, 64, 3), np.uint8), Options())])
 
     def close(self) -> None:
         """Does nothing: the memory is released with the object."""

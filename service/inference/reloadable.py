@@ -9,7 +9,7 @@ from typing import Protocol
 from model.keypoints import Skeleton
 from service.errors import ArtefactError, WorkerLost
 from service.observability.metrics import BATCH_CROPS, MODEL, MODEL_RELOADS
-from service.types import Estimate, Frame, Models
+from service.types import InferenceInput, InferenceResult, Models
 
 logger = logging.getLogger(__name__)
 _DONE, _REFUSED = MODEL_RELOADS.labels("done"), MODEL_RELOADS.labels("refused")
@@ -30,7 +30,7 @@ class AnyPipeline(Protocol):
     def batches(self) -> bool:
         """Whether batches are faster than parallel calls, as on a GPU."""
 
-    def run(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def run(self, frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         """The persons of each frame. Raises WorkerLost when the pipeline can no longer run.
 
         alone: no other call is running, so this one may use all processors.
@@ -46,7 +46,7 @@ class AnyPipeline(Protocol):
         """End it after the running calls."""
 
 
-class Worker:
+class ReloadablePipeline:
     """Runs inference with the most recently loaded valid networks."""
 
     def __init__(self, open_pipeline: Callable[[], AnyPipeline]) -> None:
@@ -67,7 +67,7 @@ class Worker:
         """Whether batches are faster than parallel calls, as on a GPU."""
         return self._pipeline.batches
 
-    def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
+    def run(self, frames: Sequence[InferenceInput], *, alone: bool = True) -> list[InferenceResult]:
         """The persons of each frame; `alone` as in AnyPipeline. Raises WorkerLost."""
         pipeline = self._pipeline
         try:

@@ -24,20 +24,20 @@ from service.core.memory import PixelMemory
 from service.core.stages import Done, Job, Stages
 from service.errors import InvalidImage
 from service.inference.runtime import Session, open_session
-from service.types import Estimate, Floats, Frame, Image, Options, Person, Timings
+from service.types import Floats, Image, InferenceInput, InferenceResult, Options, Person, Timings
 from tests.support.service import Pixels, encode
 
 DETECT_S, POSE_S = 0.02, 0.03
 
 
-def sleeping(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+def sleeping(frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
     """Networks that only take their time, the same for one frame as for many."""
     start = time.perf_counter()
     time.sleep(DETECT_S)
     between = time.perf_counter()
     time.sleep(POSE_S)
     end = time.perf_counter()
-    return [Estimate((), crops=0, detect=between - start, pose=end - between) for _ in frames]
+    return [InferenceResult((), crops=0, detect=between - start, pose=end - between) for _ in frames]
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ def test_memory_is_given_first_come_first_served() -> None:
 def test_no_more_pixels_are_decoded_than_there_is_room_for(pixels: Pixels) -> None:
     most, now, lock = 0, 0, threading.Lock()
 
-    def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def infer(frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         nonlocal most, now
         with lock:
             now += sum(frame.image.shape[0] * frame.image.shape[1] for frame in frames)
@@ -121,7 +121,7 @@ def test_no_more_pixels_are_decoded_than_there_is_room_for(pixels: Pixels) -> No
         time.sleep(0.01)
         with lock:
             now -= sum(frame.image.shape[0] * frame.image.shape[1] for frame in frames)
-        return [Estimate((), 0, 0, 0) for _ in frames]
+        return [InferenceResult((), 0, 0, 0) for _ in frames]
 
     picture = encode(pixels[:200, :200])
     with ThreadPoolExecutor(16) as runners:
@@ -183,9 +183,9 @@ async def test_a_drawing_decodes_its_image_once_and_within_the_memory(
 def test_a_batch_that_is_too_large_for_the_memory_runs_in_parts(small: bytes) -> None:
     batches: list[int] = []
 
-    def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def infer(frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         batches.append(len(frames))
-        return [Estimate((), crops=0, detect=0, pose=0) for _ in frames]
+        return [InferenceResult((), crops=0, detect=0, pose=0) for _ in frames]
 
     with ThreadPoolExecutor(4) as decoders:
         stages = Stages(infer, decoders, max_pixels=128 * 128)
@@ -231,10 +231,10 @@ async def test_a_lone_image_may_use_every_processor() -> None:
     alone_flags: list[bool] = []
     go = threading.Event()
 
-    def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def infer(frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         alone_flags.append(alone)
         assert go.wait(30)
-        return [Estimate((), 0, 0, 0) for _ in frames]
+        return [InferenceResult((), 0, 0, 0) for _ in frames]
 
     async with estimator(infer, runners=4, max_batch=1) as core:
         picture = encode(np.zeros((8, 8, 3), np.uint8))

@@ -17,7 +17,7 @@ from service.errors import ArtefactError
 from service.inference.persons import find_boxes
 from service.inference.pipeline import Networks, Pipeline, open_pipeline
 from service.inference.runtime import OnnxSession
-from service.types import Boxes, Floats, Frame, Image, Options
+from service.types import Boxes, Floats, Image, InferenceInput, Options
 from tests.support.networks import BOX, save_networks
 from tests.support.service import Pixels
 
@@ -36,8 +36,8 @@ def scene(height: int, width: int, spots: Sequence[tuple[int, int]]) -> Image:
     return image
 
 
-def frame(image: Image, **options: Any) -> Frame:
-    return Frame(image, Options(**{"min_score": 0.0, **options}))
+def frame(image: Image, **options: Any) -> InferenceInput:
+    return InferenceInput(image, Options(**{"min_score": 0.0, **options}))
 
 
 def test_a_batch_gives_what_each_frame_gives_alone(pipeline: Pipeline, pixels: Pixels) -> None:
@@ -182,7 +182,7 @@ def test_at_most_max_persons_are_returned() -> None:
 def test_boxes_that_a_frame_brings_stay_as_they_are() -> None:
     image = np.zeros((320, 320, 3), np.uint8)
     given = Boxes(np.array([[1, 2, 3, 4]], np.float32), np.array([0.01], np.float32))
-    seen, unseen = Frame(image, Options(), given), Frame(image, Options())
+    seen, unseen = InferenceInput(image, Options(), given), InferenceInput(image, Options())
     first, second, third = find_boxes(finder([[0, 0, 10, 10]], [0.9]), [seen, unseen, seen])
     assert first is given and third is given
     assert second.boxes.tolist() == [[0, 0, 10, 10]]

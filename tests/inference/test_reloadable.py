@@ -15,17 +15,17 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.errors import ArtefactError, WorkerLost
-from service.inference.child import ProcessPipeline
+from service.inference.child import ChildPipeline
 from service.inference.pipeline import open_pipeline
-from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.reloadable import AnyPipeline, ReloadablePipeline
 from service.inference.runtime import Files
-from service.types import Boxes, Estimate, Frame, Options
+from service.types import Boxes, InferenceInput, InferenceResult, Options
 from tests.support.networks import save_networks
 from tests.support.service import ROOT, Pixels
 
 
-def open_child(folder: Path, timeout_s: float = 60) -> ProcessPipeline:
-    return ProcessPipeline(Files.of(folder), threads=1, runtime="onnx", timeout_s=timeout_s)
+def open_child(folder: Path, timeout_s: float = 60) -> ChildPipeline:
+    return ChildPipeline(Files.of(folder), threads=1, runtime="onnx", timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -34,39 +34,39 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def child(folder: Path) -> Iterator[ProcessPipeline]:
+def child(folder: Path) -> Iterator[ChildPipeline]:
     child = open_child(folder)
     yield child
     child.close()
 
 
 @pytest.fixture
-def frames(pixels: Pixels) -> list[Frame]:
-    return [Frame(pixels, Options()), Frame(pixels[:300, ::2], Options(max_persons=1))]
+def frames(pixels: Pixels) -> list[InferenceInput]:
+    return [InferenceInput(pixels, Options()), InferenceInput(pixels[:300, ::2], Options(max_persons=1))]
 
 
 def test_a_child_gives_the_results_of_the_pipeline(
-    child: ProcessPipeline, folder: Path, frames: list[Frame]
+    child: ChildPipeline, folder: Path, frames: list[InferenceInput]
 ) -> None:
     here = open_pipeline(folder, threads=1)
     boxes = Boxes(np.array([[10, 20, 200, 300]], np.float32), np.ones(1, np.float32))
-    for given in (frames, [Frame(frames[0].image, Options(), boxes)]):
+    for given in (frames, [InferenceInput(frames[0].image, Options(), boxes)]):
         persons = [each.persons for each in here.run(given)]
         assert [each.persons for each in child.run(given)] == persons != []
     assert child.models == here.models
 
 
 def test_the_error_of_a_batch_is_returned_and_the_child_keeps_running(
-    child: ProcessPipeline, frames: list[Frame]
+    child: ChildPipeline, frames: list[InferenceInput]
 ) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)^Traceback .*topdown\.py"):
-        child.run([Frame(frames[0].image[:0], Options())])
+        child.run([InferenceInput(frames[0].image[:0], Options())])
     assert child.alive()
     assert child.run(frames)[0].persons
 
 
 def test_a_killed_child_fails_batches_until_it_is_restarted(
-    child: ProcessPipeline, frames: list[Frame]
+    child: ChildPipeline, frames: list[InferenceInput]
 ) -> None:
     before = child.run(frames)
     os.kill(child._child.process.pid, signal.SIGKILL)
@@ -78,7 +78,7 @@ def test_a_killed_child_fails_batches_until_it_is_restarted(
     assert [each.persons for each in child.run(frames)] == [each.persons for each in before]
 
 
-def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None:
+def test_a_child_that_hangs_is_killed(folder: Path, frames: list[InferenceInput]) -> None:
     child = open_child(folder, timeout_s=1)
     os.kill(child._child.process.pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost):
@@ -88,7 +88,7 @@ def test_a_child_that_hangs_is_killed(folder: Path, frames: list[Frame]) -> None
 
 
 def test_a_signal_to_the_process_group_lets_the_batch_finish(
-    child: ProcessPipeline, frames: list[Frame]
+    child: ChildPipeline, frames: list[InferenceInput]
 ) -> None:
     assert os.getpgid(child._child.process.pid) != os.getpgrp()
     child.run(frames)  # it has long begun
@@ -98,7 +98,7 @@ def test_a_signal_to_the_process_group_lets_the_batch_finish(
 
 
 def test_a_restart_uses_the_loaded_networks_not_the_files(
-    child: ProcessPipeline, folder: Path, frames: list[Frame]
+    child: ChildPipeline, folder: Path, frames: list[InferenceInput]
 ) -> None:
     shutil.rmtree(folder)
     os.kill(child._child.process.pid, signal.SIGKILL)
@@ -129,12 +129,12 @@ def test_a_child_ends_when_its_parent_is_killed(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_valid_new_networks_replace_the_old_ones(
-    kind: str, folder: Path, frames: list[Frame], tmp_path: Path
+    kind: str, folder: Path, frames: list[InferenceInput], tmp_path: Path
 ) -> None:
     def open_() -> AnyPipeline:
         return open_child(folder) if kind == "process" else open_pipeline(folder, threads=1)
 
-    worker = Worker(open_)
+    worker = ReloadablePipeline(open_)
     answer = worker.run(frames)[0].persons
     refused = _reloads("refused")
     for damage in BAD:
@@ -159,14 +159,14 @@ def test_valid_new_networks_replace_the_old_ones(
 
 
 def test_a_batch_during_a_reload_runs_on_the_new_networks(
-    folder: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+    folder: Path, frames: list[InferenceInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = Worker(lambda: open_child(folder))
+    worker = ReloadablePipeline(lambda: open_child(folder))
     answer = worker.run(frames)[0].persons
     old = worker._pipeline
     run = old.run
 
-    def late(frames: list[Frame], *, alone: bool) -> list[Estimate]:
+    def late(frames: list[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         worker.reload()
         return run(frames, alone=alone)
 
@@ -177,7 +177,7 @@ def test_a_batch_during_a_reload_runs_on_the_new_networks(
 
 
 def test_a_replaced_pipeline_that_has_ended_is_no_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(lambda: open_child(folder))
+    worker = ReloadablePipeline(lambda: open_child(folder))
     old = worker._pipeline
     alive = old.alive
 
@@ -196,11 +196,13 @@ def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
     folder: Path, pixels: Pixels
 ) -> None:
     save_networks(folder, slow=True)
-    worker = Worker(lambda: ProcessPipeline(Files.of(folder), threads=4, runtime="onnx", timeout_s=60))
+    worker = ReloadablePipeline(
+        lambda: ChildPipeline(Files.of(folder), threads=4, runtime="onnx", timeout_s=60)
+    )
     old = worker._pipeline
     sizes = (100, 200, 300, 400)
     with ThreadPoolExecutor(5) as pool:
-        frames = [Frame(pixels[:size], Options()) for size in sizes]
+        frames = [InferenceInput(pixels[:size], Options()) for size in sizes]
         runs = [pool.submit(worker.run, [frame], alone=False) for frame in frames]
         while len(old._child._asked) < 4:  # type: ignore[attr-defined]
             pass

@@ -10,7 +10,7 @@ from service.inference import runtime
 from service.inference.openvino_session import OpenVinoSession
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import OnnxSession, open_session
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
 SHAPES = {"pose": (256, 192, 3), "detector": (384, 384, 3)}
@@ -48,7 +48,7 @@ def test_openvino_and_onnxruntime_find_the_same_persons() -> None:
     photo = np.asarray(cv2.imread(str(WEIGHTS.parents[1] / "examples" / "astronaut.jpg")), np.uint8)
     ours, theirs = (open_pipeline(WEIGHTS, threads=1, runtime=name) for name in ("onnx", "openvino"))
     assert ours.models.pose.runtime == "onnxruntime" and theirs.models.detector.runtime == "openvino"
-    ((one,), (other,)) = (each.run([Frame(photo, Options())]) for each in (ours, theirs))
+    ((one,), (other,)) = (each.run([InferenceInput(photo, Options())]) for each in (ours, theirs))
     assert len(one.persons) == len(other.persons) >= 1
     for person, same in zip(one.persons, other.persons, strict=True):
         np.testing.assert_allclose(person.keypoints, same.keypoints, atol=0.1)

@@ -7,7 +7,7 @@ import pytest
 from service.errors import ArtefactError
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import open_session
-from service.types import Frame, Options
+from service.types import InferenceInput, Options
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model" / "weights"
@@ -15,7 +15,7 @@ WEIGHTS = ROOT / "model" / "weights"
 
 def test_torch_and_onnxruntime_find_the_same_persons() -> None:
     photo = np.asarray(cv2.imread(str(ROOT / "examples" / "astronaut.jpg")), np.uint8)
-    frames = [Frame(photo, Options())]
+    frames = [InferenceInput(photo, Options())]
     (ours,), (theirs,) = (
         open_pipeline(WEIGHTS, threads=1, runtime=runtime).run(frames) for runtime in ("onnx", "torch")
     )

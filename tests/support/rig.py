@@ -10,7 +10,7 @@ from service.core.estimator import Estimator
 from service.core.stages import Stages
 from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
 from service.streaming.stream import Stream
-from service.types import Boxes, Estimate, Frame, RawImage
+from service.types import Boxes, InferenceInput, InferenceResult, RawImage
 from tests.streaming.test_tracking import person
 
 WINDOW = 3
@@ -25,7 +25,7 @@ class Network:
         self.boxes: list[Boxes | None] = []
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+    def __call__(self, frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         self.batches.append([int(frame.image[0, 0, 0]) for frame in frames])
         self.boxes += [frame.boxes for frame in frames]
         self.begun.release()
@@ -34,9 +34,9 @@ class Network:
             raise ValueError("too bright")
         return [self._estimate(frame) for frame in frames]
 
-    def _estimate(self, frame: Frame) -> Estimate:
+    def _estimate(self, frame: InferenceInput) -> InferenceResult:
         level = int(frame.image[0, 0, 0])
-        return Estimate((person(level),) if level else (), crops=1, detect=0, pose=0)
+        return InferenceResult((person(level),) if level else (), crops=1, detect=0, pose=0)
 
     async def has_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=30)
