@@ -164,10 +164,10 @@ async def test_a_drawing_decodes_its_image_once_and_within_the_memory(
         decoded.append(decode(picture, rotate))
         return decoded[-1]
 
-    def watching_draw(image: Image, persons: Sequence[Person]) -> bytes:
+    def watching_draw(image: Image, persons: Sequence[Person], *options: Any) -> bytes:
         assert image is decoded[-1]
         free.append(stages._memory._free)
-        return draw(image, persons)
+        return draw(image, persons, *options)
 
     monkeypatch.setattr(service.core.stages, "decode", counting_decode)
     monkeypatch.setattr(service.core.stages, "draw", watching_draw)
@@ -203,6 +203,7 @@ class Meeting:
     def __init__(self, session: Session, barrier: threading.Barrier) -> None:
         self._session, self._barrier = session, barrier
         self.metadata: Mapping[str, str] = session.metadata
+        self.runtime = session.runtime
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         self._barrier.wait(60)
