@@ -1,7 +1,6 @@
 """The fields of an encoded protobuf message, counted before it is parsed.
 
-Parsed, millions of empty fields take seconds and a hundred times their bytes in memory, and nothing else in
-the process runs meanwhile.
+Millions of empty fields take seconds to parse, and nothing else in the process runs during that time.
 """
 
 from collections.abc import Collection, Iterator
