@@ -113,6 +113,20 @@ def test_a_canvas_ends_at_the_step_after_the_image(shape: tuple[int, int], fit: 
     assert 0 <= canvas.shape[0] - filled[0] < 32 and 0 <= canvas.shape[1] - filled[2] < 32
 
 
+def test_a_large_image_is_averaged_not_sampled() -> None:
+    """Stripes of two pixels and noise would show as patterns where pixels are left out."""
+    image = np.random.default_rng(0).integers(0, 100, (2000, 3000, 3), np.uint8)
+    image[:, ::4] += 100
+    image[:, 1::4] += 100
+    image[:1000] //= 2
+    canvas, _ = letterbox(image, (320, 320), 114, step=32)
+    expected = cv2.resize(image, (320, 213), interpolation=cv2.INTER_AREA)
+    found, sampled = (
+        np.abs(each.astype(int) - expected).mean() for each in (canvas[:213], cv2.resize(image, (320, 213)))
+    )
+    assert found < sampled / 3
+
+
 def test_nms_keeps_the_best_box_of_each_group() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [1, 0, 11, 10], [0, 0, 10, 20], [51, 50, 61, 60]])
     scores = np.array([0.5, 0.9, 0.8, 0.3, 0.4], np.float32)
