@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attack, network, other_servers, overload, service, stalled
+from benchmarks import attack, cameras_age, network, other_servers, overload, service, stalled
 from benchmarks.baseline_networks import BASELINES
 from benchmarks.rounds import Case, Figures, interleaved
 from tests.model.shards import write_shard
@@ -89,6 +89,12 @@ def test_service(tmp_path: Path) -> None:
     assert [row["api"] for row in found] == 2 * ["bare loop", "bare loops", "REST", "gRPC", "gRPC stream"]
     assert {row["group"] for row in found} == {"shipped", "next to nothing"}
     assert all(row["figures"].keys() == FIGURES for row in found)
+
+
+async def test_each_camera_is_answered_with_frames_of_its_last_interval() -> None:
+    found = await cameras_age.ages(4, seconds=1)
+    assert found["frames_per_second"] > 0
+    assert 0 < found["age_p50_ms"] <= found["age_p99_ms"]
 
 
 def test_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ def test_help_lists_every_setting_with_its_default() -> None:
     done = run("--help")
     assert done.returncode == 0
     for name, field in Settings.model_fields.items():
-        (line,) = [line for line in done.stdout.splitlines() if f"POSE_{name.upper()} " in line]
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"  POSE_{name.upper()} ")]
         assert str(field.default) in line
         assert field.description is not None
         assert field.description in line
