@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lgm_pose_client import HttpClient, Person, Poses, ServiceError
-from lgm_pose_client.keypoints import EDGES, NAMES
 from lgm_pose_client.sources import pictures_of
 
 SEEN, HIDDEN = 0.5, 0.2  # minimum scores of joints labelled as visible and as hidden
@@ -40,6 +39,7 @@ def main(folder: str, out: str, url: str = "http://127.0.0.1:8000") -> int:
     annotations: list[dict[str, Any]] = []
     refused = 0
     with HttpClient(url) as client:
+        skeleton = client.skeleton()
         for photo in pictures_of(Path(folder)):
             try:
                 poses = client.estimate(photo)
@@ -53,8 +53,8 @@ def main(folder: str, out: str, url: str = "http://127.0.0.1:8000") -> int:
             for person in poses.persons:
                 ids = {"id": len(annotations) + 1, "image_id": ident}
                 annotations.append(ids | annotation(person, poses))
-    skeleton = [[a + 1, b + 1] for a, b in EDGES]
-    category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": skeleton}
+    edges = [[a + 1, b + 1] for a, b in skeleton.edges]
+    category = {"id": 1, "name": "person", "keypoints": skeleton.names, "skeleton": edges}
     data = {"images": images, "annotations": annotations, "categories": [category]}
     Path(out).write_text(json.dumps(data) + "\n")
     print(f"{len(annotations)} persons of {len(images)} photos in {out}")

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import model.keypoints
-from lgm_pose_client import keypoints
 from scripts import stubs
 
 ROOT = Path(__file__).parents[1]
@@ -173,10 +171,6 @@ def test_the_client_loads_only_what_it_depends_on() -> None:
     loaded = set(done.stdout.split())
     assert {"httpx", "grpc", "google", "PIL", "tqdm"} <= loaded
     assert not loaded & {"service", "model", "fastapi", "pydantic", "onnxruntime", "cv2", "numpy", "av"}
-
-
-def test_the_keypoints_of_the_client_are_those_of_the_model() -> None:
-    assert (keypoints.NAMES, keypoints.EDGES) == (model.keypoints.NAMES, model.keypoints.EDGES)
 
 
 @pytest.mark.parametrize("folder", stubs.COPIES)

@@ -5,7 +5,7 @@ from lgm_pose_client.errors import ServiceError
 from lgm_pose_client.frames import Answer, Counts, Dropped, Failed, Policy, StreamConfig, StreamFrame
 from lgm_pose_client.grpc import AsyncGrpcClient, GrpcClient
 from lgm_pose_client.http import AsyncHttpClient, HttpClient
-from lgm_pose_client.types import Options, Person, Poses, RawImage, Timings, TrackedPerson
+from lgm_pose_client.types import Options, Person, Poses, RawImage, Skeleton, Timings, TrackedPerson
 
 __all__ = [
     "Answer",
@@ -23,6 +23,7 @@ __all__ = [
     "Poses",
     "RawImage",
     "ServiceError",
+    "Skeleton",
     "StreamConfig",
     "StreamFrame",
     "Timings",

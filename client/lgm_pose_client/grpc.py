@@ -19,11 +19,12 @@ from lgm_pose_client.messages import (
     frame_message,
     read_answer,
     read_poses,
+    read_skeleton,
 )
 from lgm_pose_client.pb import pose_pb2, pose_pb2_grpc
 from lgm_pose_client.pictures import EncodedImage, encoded
 from lgm_pose_client.reconnecting import ReconnectingStream
-from lgm_pose_client.types import Options, Poses
+from lgm_pose_client.types import Options, Poses, Skeleton
 
 ADDRESS = "127.0.0.1:50051"
 PATIENCE_S = 60.0
@@ -65,6 +66,16 @@ class GrpcClient:
             except grpc.RpcError as error:
                 failure = service_error(error)
             time.sleep(patience.pause(failure))
+
+    def skeleton(self) -> Skeleton:
+        """What the keypoints of each person are."""
+        try:
+            request = pose_pb2.GetSkeletonRequest()
+            return read_skeleton(
+                self._stub.GetSkeleton(request, timeout=self._timeout_s, metadata=self._metadata)
+            )
+        except grpc.RpcError as error:
+            raise service_error(error) from error
 
     def stream(self, frames: Iterable[StreamFrame], config: StreamConfig | None = None) -> Iterator[Answer]:
         """The answer to each frame, in order. Ends with the connection; AsyncGrpcClient connects again.
@@ -132,6 +143,16 @@ class AsyncGrpcClient:
             except grpc.RpcError as error:
                 failure = service_error(error)
             await asyncio.sleep(patience.pause(failure))
+
+    async def skeleton(self) -> Skeleton:
+        """See GrpcClient."""
+        try:
+            request = pose_pb2.GetSkeletonRequest()
+            return read_skeleton(
+                await self._stub.GetSkeleton(request, timeout=self._timeout_s, metadata=self._metadata)
+            )
+        except grpc.RpcError as error:
+            raise service_error(error) from error
 
     def stream(
         self,

@@ -18,7 +18,7 @@ from lgm_pose_client.credentials import ANYBODY, Credentials
 from lgm_pose_client.errors import Patience, ServiceError
 from lgm_pose_client.frames import Answer, StreamConfig
 from lgm_pose_client.pictures import EncodedImage, encoded
-from lgm_pose_client.types import Options, Poses
+from lgm_pose_client.types import Options, Poses, Skeleton
 
 URL = "http://127.0.0.1:8000"
 PATIENCE_S = 60.0
@@ -62,6 +62,12 @@ class HttpClient:
         """The image as a JPEG with its persons' skeletons; see `estimate`."""
         with self._answer(self._image(image, options, "image/jpeg")) as response:
             return response.read()
+
+    def skeleton(self) -> Skeleton:
+        """What the keypoints of each person are."""
+        with self._answer(lambda: self._http.build_request("GET", "/v1/skeleton")) as response:
+            response.read()
+            return _skeleton(response)
 
     def estimate_video(self, video: BinaryIO, config: StreamConfig | None = None) -> Iterator[Answer]:
         """The answer to each frame of a video file, as it comes; warns of frames that cannot be decoded."""
@@ -140,6 +146,12 @@ class AsyncHttpClient:
         """See HttpClient."""
         async with self._answer(await self._image(image, options, "image/jpeg")) as response:
             return await response.aread()
+
+    async def skeleton(self) -> Skeleton:
+        """See HttpClient."""
+        async with self._answer(lambda: self._http.build_request("GET", "/v1/skeleton")) as response:
+            await response.aread()
+            return _skeleton(response)
 
     async def estimate_video(
         self, video: BinaryIO, config: StreamConfig | None = None
@@ -272,6 +284,13 @@ def _unreachable(error: httpx.TransportError) -> ServiceError:
 def _poses(response: httpx.Response) -> Poses:
     try:
         return Poses.from_json(response.json()["results"][0])
+    except (ValueError, LookupError, TypeError) as error:
+        raise _not_ours(error) from error
+
+
+def _skeleton(response: httpx.Response) -> Skeleton:
+    try:
+        return Skeleton.from_json(response.json())
     except (ValueError, LookupError, TypeError) as error:
         raise _not_ours(error) from error
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,13 +83,14 @@ async def run_stream(
     check_outputs(_files(Path(name)), [path for path in (video, lines) if path is not None])
     source = await asyncio.to_thread(open_source, name, once=once, report=say)
     config = replace(config, policy=policy or source.policy)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         stack.callback(source.close)
+        client = await stack.enter_async_context(AsyncGrpcClient(address, credentials=credentials))
         listeners: list[Pace | AnnotatedVideo] = [Pace(source)]
+        stack.callback(listeners[0].close)
         if video is not None:
-            listeners.append(open_annotated(video, config.options.rotate))
-        for listener in listeners:
-            stack.callback(listener.close)
+            listeners.append(open_annotated(video, config.options.rotate, await client.skeleton()))
+            stack.callback(listeners[1].close)
         out = stack.enter_context(lines.open("w")) if lines is not None else None
 
         async def frames() -> AsyncIterator[StreamFrame]:
@@ -99,12 +100,11 @@ async def run_stream(
                         listener.sent(frame)
                     yield frame
 
-        async with AsyncGrpcClient(address, credentials=credentials) as client:
-            async for answer in client.stream(frames(), config):
-                for listener in listeners:
-                    listener.answered(answer)
-                if out is not None:
-                    out.write(answer.json() + "\n")
+        async for answer in client.stream(frames(), config):
+            for listener in listeners:
+                listener.answered(answer)
+            if out is not None:
+                out.write(answer.json() + "\n")
 
 
 def _files(source: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from lgm_pose_client.frames import Answer, Counts, Dropped, Failed, Outcome, Policy, StreamConfig, StreamFrame
 from lgm_pose_client.pb import pose_pb2
 from lgm_pose_client.pictures import encoded
-from lgm_pose_client.types import Options, Person, Poses, RawImage, Timings, TrackedPerson
+from lgm_pose_client.types import Options, Person, Poses, RawImage, Skeleton, Timings, TrackedPerson
 
 _POLICIES = {Policy.LATEST: pose_pb2.POLICY_LATEST, Policy.ALL: pose_pb2.POLICY_ALL}
 
@@ -50,6 +50,11 @@ def read_poses(message: pose_pb2.Poses) -> Poses:
         persons=tuple(_read_person(person) for person in message.persons),
         timings=Timings(times.decode, times.queue, times.detect, times.pose, times.other),
     )
+
+
+def read_skeleton(message: pose_pb2.Skeleton) -> Skeleton:
+    """A skeleton of a message."""
+    return Skeleton(tuple(message.names), tuple((edge.first, edge.second) for edge in message.edges))
 
 
 def read_answer(message: pose_pb2.EstimateStreamResponse) -> Answer:

@@ -18,7 +18,7 @@ from lgm_pose_client.http import AsyncHttpClient
 from lgm_pose_client.outputs import drawn_paths
 from lgm_pose_client.pictures import decode, encode
 from lgm_pose_client.sources import pictures_of
-from lgm_pose_client.types import Options, Poses
+from lgm_pose_client.types import Options, Poses, Skeleton
 
 _AT_ONCE = 4
 
@@ -40,6 +40,7 @@ async def estimate_photos(
     """
     photos = [photo for path in given for photo in (pictures_of(path) if path.is_dir() else [path])]
     drawn = drawn_paths(photos, folder) if folder is not None else None
+    skeleton = await _skeleton(url, credentials) if drawn is not None else None
     results: list[CocoResult] = []
     failures: list[Exception] = []
     try:
@@ -52,8 +53,10 @@ async def estimate_photos(
                         results += coco_results(index, poses)
                     else:
                         _print({"file": str(photos[index]), **asdict(poses)})
-                    if drawn is not None:
-                        await asyncio.to_thread(_draw, photos[index], poses, options.rotate, drawn[index])
+                    if drawn is not None and skeleton is not None:
+                        await asyncio.to_thread(
+                            _draw, photos[index], poses, skeleton, options.rotate, drawn[index]
+                        )
                 except (OSError, ValueError, ServiceError) as error:
                     failures.append(error)
                     if not _is_unreachable(error):
@@ -95,15 +98,20 @@ async def _answers(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _skeleton(url: str, credentials: Credentials) -> Skeleton:
+    async with AsyncHttpClient(url, credentials=credentials) as client:
+        return await client.skeleton()
+
+
 def _is_unreachable(error: Exception) -> bool:
     return isinstance(error, ServiceError) and error.code == "unreachable"
 
 
-def _draw(photo: Path, poses: Poses, rotate: int, path: Path) -> None:
+def _draw(photo: Path, poses: Poses, skeleton: Skeleton, rotate: int, path: Path) -> None:
     """Write the photo with the persons' skeletons. Raises OSError and ValueError."""
     image = decode(photo.read_bytes(), rotate)
     for person in poses.persons:
-        draw_person(image, person)
+        draw_person(image, person, skeleton)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(image))
 

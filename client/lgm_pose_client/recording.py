@@ -9,7 +9,7 @@ from PIL import Image
 from lgm_pose_client.drawing import draw_person
 from lgm_pose_client.frames import Answer, StreamFrame
 from lgm_pose_client.pictures import decode
-from lgm_pose_client.types import Person, Poses
+from lgm_pose_client.types import Person, Poses, Skeleton
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -24,8 +24,8 @@ class AnnotatedVideo:
     rotate: degrees by which the service turns the frames, clockwise; the video shows them so.
     """
 
-    def __init__(self, container: "OutputContainer", rotate: int) -> None:
-        self._container, self._rotate = container, rotate
+    def __init__(self, container: "OutputContainer", rotate: int, skeleton: Skeleton) -> None:
+        self._container, self._rotate, self._skeleton = container, rotate, skeleton
         self._frames: dict[int, StreamFrame] = {}  # without an answer
         self._persons: tuple[Person, ...] = ()
         self._stream = container.add_stream("h264", rate=_UNTIMED_FPS, options={"crf": "23"})
@@ -49,7 +49,7 @@ class AnnotatedVideo:
         except ValueError:
             return
         for person in self._persons:
-            draw_person(image, person)
+            draw_person(image, person, self._skeleton)
         self._write(image, frame)
 
     def close(self) -> None:
@@ -78,13 +78,13 @@ class AnnotatedVideo:
         return max(round((time - self._first) * _TICKS), self._written + 1)
 
 
-def open_annotated(path: Path, rotate: int) -> AnnotatedVideo:
+def open_annotated(path: Path, rotate: int, skeleton: Skeleton) -> AnnotatedVideo:
     """A new video file. Raises ValueError without PyAV, or where it cannot be written."""
     try:
         import av
     except ImportError:
         raise ValueError("annotated videos need PyAV: pip install 'lgm-pose-client[video]'") from None
     try:
-        return AnnotatedVideo(av.open(str(path), "w"), rotate)
+        return AnnotatedVideo(av.open(str(path), "w"), rotate, skeleton)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be written: {error}") from error

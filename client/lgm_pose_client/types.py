@@ -78,6 +78,19 @@ class Poses:
 
 
 @dataclass(frozen=True, slots=True)
+class Skeleton:
+    """Names of a person's keypoints in their order, and limbs as pairs of indices into them."""
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """A skeleton of a decoded JSON object. Raises KeyError where a field is missing."""
+        return cls(tuple(value["names"]), tuple((a, b) for a, b in value["edges"]))
+
+
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """Pixels as a camera gives them: `data` holds height x width x 3 bytes, in the order BGR or RGB."""
 

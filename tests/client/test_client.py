@@ -13,10 +13,23 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from lgm_pose_client import AsyncGrpcClient, AsyncHttpClient, GrpcClient, HttpClient, ServiceError
+from lgm_pose_client import (
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    GrpcClient,
+    HttpClient,
+    Person,
+    ServiceError,
+    Skeleton,
+    Timings,
+)
+from lgm_pose_client.coco import coco_results
+from lgm_pose_client.drawing import draw_person
 from lgm_pose_client.frames import Answer, Failed, Policy, StreamConfig, StreamFrame
 from lgm_pose_client.types import Options, Poses, TrackedPerson
+from model import keypoints
 from service.core.image import decode
 from tests.api.test_video import film
 from tests.support.rtsp import RtspCamera
@@ -41,6 +54,31 @@ async def test_every_client_finds_the_same_persons(service: Service, photo: byte
         assert (other.width, other.height) == (512, 512)
         np.testing.assert_allclose(other.persons[0].bbox, first.persons[0].bbox)
         np.testing.assert_allclose(other.persons[0].keypoints, first.persons[0].keypoints, atol=1e-4)
+
+
+async def test_every_client_gets_the_skeleton(service: Service) -> None:
+    with HttpClient(service.url) as http, GrpcClient(service.grpc) as rpc:
+        found = [await asyncio.to_thread(client.skeleton) for client in (http, rpc)]
+    async with AsyncHttpClient(service.url) as http2, AsyncGrpcClient(service.grpc) as rpc2:
+        found += [await http2.skeleton(), await rpc2.skeleton()]
+    assert all(skeleton == Skeleton(keypoints.NAMES, keypoints.EDGES) for skeleton in found)
+
+
+def test_coco_results_stay_inside_the_picture() -> None:
+    person = Person((-5.0, 1.0, 60.0, 95.0), 0.8, ((10.0, 20.0, 0.9), (-3.0, 20.0, 0.3), (60.0, 90.4, 0.2)))
+    (result,) = coco_results(7, Poses(50, 90, (person,), Timings(0, 0, 0, 0, 0)))
+    assert result["keypoints"] == [10, 20, 0.9, 0, 20, 0.3, 49, 89, 0.2]
+    assert result["image_id"] == 7
+
+
+def test_other_skeletons_are_drawn() -> None:
+    """As many keypoints as the network has: here three, of which two are joined."""
+    image = Image.new("RGB", (100, 100))
+    person = Person((0, 0, 100, 100), 1, ((20, 50, 1), (80, 50, 1), (50, 90, 1)))
+    draw_person(image, person, Skeleton(("left_a", "left_b", "nose"), ((0, 1),)))
+    assert image.getpixel((50, 50)) == (255, 140, 0)
+    assert image.getpixel((50, 90)) == (80, 220, 80)
+    assert image.getpixel((50, 70)) == (0, 0, 0)
 
 
 async def test_options_and_pictures(service: Service, photo: bytes) -> None:
