@@ -25,7 +25,6 @@ SIZE = (1280, 720)
 BYTES = 100_000  # of a frame as a JPEG
 PERSONS = 2
 SERVING_MS = 1.0  # CPU time of both servers per stream frame, see docs/benchmarks.md
-MAX_BATCH = 8
 TARGET = 0.7  # load of a core
 CORES = 16  # per machine
 CADENCES = (1, 5)
@@ -86,28 +85,25 @@ def simulated(cameras: int, fps: int, cost_ms: float, seed: int = 0) -> dict[str
     """Simulates a minute of one core that serves cameras under the policy LATEST.
 
     Frames arrive at even intervals with a jitter of a tenth; each camera has its own phase. At most one
-    frame of each camera waits: a newer frame replaces it, and it counts as dropped. The worker takes the
-    frames that have waited longest, up to MAX_BATCH, and answers all of a batch at its end. Ages are from
-    arrival to answer.
+    frame of each camera waits: a newer frame replaces it in its place in the queue, and it counts as dropped.
+    The core works on one frame after the other, in the order of the queue. Ages are from arrival to answer.
     """
     random = np.random.default_rng(seed)
     interval = 1 / fps
     arrivals = [(float(random.uniform(0, interval)), camera) for camera in range(cameras)]
     heapq.heapify(arrivals)
-    waiting: dict[int, float] = {}
+    waiting: dict[int, float] = {}  # arrival of each camera's newest frame, in the order of the queue
     now, sent, dropped, busy, ages = 0.0, 0, 0, 0.0, []
     while now < _SIMULATED_S:
         while arrivals[0][0] <= now or not waiting:
             at, camera = heapq.heappop(arrivals)
             now = max(now, at)
             sent, dropped = sent + 1, dropped + (camera in waiting)
-            waiting.pop(camera, None)
             waiting[camera] = at
             heapq.heappush(arrivals, (at + interval * float(random.uniform(0.9, 1.1)), camera))
-        batch = sorted(waiting, key=waiting.__getitem__)[:MAX_BATCH]
-        seconds = len(batch) * cost_ms / 1000
-        now, busy = now + seconds, busy + seconds
-        ages += [now - waiting.pop(camera) for camera in batch]
+        arrived = waiting.pop(next(iter(waiting)))
+        now, busy = now + cost_ms / 1000, busy + cost_ms / 1000
+        ages.append(now - arrived)
     return {
         "busy": round(busy / now, 3),
         "dropped": round(dropped / sent, 4),

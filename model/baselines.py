@@ -1,8 +1,7 @@
 """Published networks of the same size class, run on the same photos and boxes as ours.
 
-Each is fed as its authors feed it: PP-TinyPose and PicoDet-S (PaddleDetection), RTMDet-nano
-(OpenMMLab), MoveNet Lightning (Google). None is part of this project; the directory that holds them
-is given by the caller.
+Each gets the input that its authors describe: PP-TinyPose and PicoDet-S (PaddleDetection), RTMDet-nano
+(OpenMMLab), MoveNet Lightning (Google). None is part of this project; callers pass the folder of the files.
 """
 
 from collections.abc import Sequence
@@ -22,29 +21,29 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 
 def _imagenet(images: Pixels) -> Floats:
-    """BGR (N, H, W, 3) as normalised RGB (N, 3, H, W)."""
+    """Images uint8 BGR (N, H, W, 3) as normalised RGB float32 (N, 3, H, W)."""
     return np.ascontiguousarray(((images[..., ::-1] - IMAGENET_MEAN) / IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
 def compile_ir(
     path: Path, shape: list[int], *, threads: int = 1, callers: int = 1, precision: str = "f32"
 ) -> openvino.CompiledModel:
-    """An OpenVINO IR file at an input shape (-1: any), for so many callers at a time with so many threads
-    each; precision: f32 or bf16."""
+    """An OpenVINO IR file compiled for an input shape (-1: variable), for `callers` parallel calls with
+    `threads` threads each; precision: f32 or bf16."""
     core = openvino.Core()
     network = core.read_model(path)
     network.reshape({network.inputs[0]: shape})
     hints = {
         "INFERENCE_NUM_THREADS": threads * callers,
         "NUM_STREAMS": callers,
-        "ENABLE_CPU_PINNING": False,  # the callers' own threads compute too
+        "ENABLE_CPU_PINNING": False,  # the calling threads compute too
         "INFERENCE_PRECISION_HINT": precision,
     }
     return core.compile_model(network, "CPU", hints)
 
 
 def pp_tinypose(folder: Path, *, dark: bool = True, flip: bool = False) -> PoseEstimator:
-    """PP-TinyPose 256x192: heatmaps (64, 48) whose corner pixels are on the corner pixels of the crop."""
+    """PP-TinyPose 256x192: heatmaps (64, 48) whose corner pixels are at the corner pixels of the crop."""
     metadata = PoseMetadata(
         name="PP-TinyPose",
         version="",
@@ -65,7 +64,7 @@ def pp_tinypose(folder: Path, *, dark: bool = True, flip: bool = False) -> PoseE
 
 
 class MoveNetLightning:
-    """MoveNet SinglePose Lightning on square crops, one at a time; it gives no heatmaps."""
+    """MoveNet SinglePose Lightning on square crops, one at a time; it has no heatmaps."""
 
     side = 192
     padding = 1.25
@@ -94,7 +93,7 @@ class MoveNetLightning:
 
 
 def picodet(folder: Path) -> Detector:
-    """PicoDet-S 320, pedestrian: the image stretched to a square, boxes in its pixels."""
+    """PicoDet-S 320, pedestrian: the image is stretched to a square, boxes are in its pixels."""
     metadata = _detector_metadata("PicoDet-S", fit=Fit.STRETCH)
     network = compile_ir(folder / "picodet-s-320-pedestrian.xml", [1, 3, *metadata.input_size])
 
@@ -109,7 +108,7 @@ def picodet(folder: Path) -> Detector:
 
 
 def rtmdet(folder: Path) -> Detector:
-    """RTMDet-nano 320, person: the image letterboxed; a logit and distances to the sides at each point."""
+    """RTMDet-nano 320, person: the image is letterboxed; each point has a logit and four distances."""
     session = open_session(folder / "rtmdet-nano-320-person.onnx")
     mean = np.array([103.53, 116.28, 123.675], np.float32)
     std = np.array([57.375, 57.12, 58.395], np.float32)

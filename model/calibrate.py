@@ -92,7 +92,7 @@ def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
     f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + persons)
     chance = 1 / (1 + np.exp(-features @ weights))
     best = int(f1.argmax())
-    scale, shift = map(float, weights)
+    scale, shift = weights.tolist()
     return Calibration(scale, shift, float(f1[best]), float(chance[order][best]))
 
 

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a run as one picture."""
+"""Plots the loss and accuracy of a run."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 
 def draw_curves(metrics: Path, newest: dict[str, Any], picture: Path) -> None:
-    """Draw metrics.jsonl and one newer record: loss above, each AP below, by samples seen."""
+    """Draw metrics.jsonl and one newer record: loss above, each AP below, by number of samples."""
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     records = [*(json.loads(line) for line in lines), newest]
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(8, 7))

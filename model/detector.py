@@ -27,7 +27,7 @@ _TRUNK: tuple[BlockSpec, ...] = (
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """trunk: MobileNetV2 1.0 as published, so that pretrained weights fit; width: of path and head.
+    """trunk: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
 
     box_margin: how much higher a box must score than the person that it leads to (`model.calibrate`).
     """
@@ -81,7 +81,7 @@ class PersonDetector(nn.Module):
 
 
 def resized(network: PersonDetector, size: tuple[int, int]) -> PersonDetector:
-    """The same weights for an input (height, width) of another size, multiples of 32."""
+    """The same weights for another input size (height, width), multiples of 32."""
     other = PersonDetector(replace(network.config, input_size=size))
     other.load_state_dict(network.state_dict())
     return other.eval()
@@ -100,13 +100,13 @@ def grid(size: tuple[int, int], device: torch.device | None = None) -> tuple[Ten
 
 
 def save(network: PersonDetector, path: Path) -> None:
-    """Write the weights, as they are, to `path` (.safetensors) and the configuration beside them (.json)."""
+    """Write the weights to `path` (.safetensors) and the configuration to the same name with .json."""
     save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
     path.with_suffix(".json").write_text(json.dumps(asdict(network.config)) + "\n")
 
 
 def load(path: Path) -> PersonDetector:
-    """The network written by `save`, in single precision and evaluation mode."""
+    """The network that `save` wrote, in single precision and evaluation mode."""
     fields = json.loads(path.with_suffix(".json").read_text())
     trunk = tuple(tuple(spec) for spec in fields.pop("trunk"))
     size = tuple(fields.pop("input_size"))

@@ -14,7 +14,7 @@ from model.scenes import EVERYDAY, Scene
 
 CANVAS = 384, 384  # height, width
 
-#: How often a photo of a source is drawn.
+#: Sampling weight of the photos of a source.
 SOURCE_WEIGHT = {
     "coco": 6.0,
     "misc": 3.0,
@@ -35,7 +35,7 @@ SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 2.0)
 
 
 def pack(scenes: Sequence[Scene], folder: Path) -> None:
-    """Write every photo's canvas into `folder`, whole or not at all."""
+    """Write the letterboxed photos into `folder`, completely or not at all."""
     images = (letterbox(scene.image(), CANVAS, LETTERBOX_FILL)[0] for scene in scenes)
     pack_images(folder, images, [scene.source for scene in scenes], CANVAS, "photo")
 
@@ -54,7 +54,7 @@ class Canvases:
         return len(self.chances)
 
     def batch(self, step: int, n: int, seed: int) -> Tensor:
-        """The step's photos, float RGB (n, 3, H, W) in 0..255, the same for the same seed."""
+        """The photos of a step, float32 RGB (n, 3, H, W) in 0..255; they depend only on step, n and seed."""
         images, _, generator = self.photos.draw(self.chances, step, n, seed)
         device = images.device
         centre = torch.tensor([(CANVAS[1] - 1) / 2, (CANVAS[0] - 1) / 2], device=device).repeat(n, 1)

@@ -1,4 +1,4 @@
-"""Published networks as teachers: what they make of the very image that the student sees."""
+"""Published networks as teachers: they run on the same image as the student."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,21 +15,20 @@ from model.geometry import Floats
 from model.lgmpose import HEATMAP_STRIDE
 from model.pose_dataset import PoseBatch
 
-#: How far PP-TinyPose's maps lie to the right of what they show (measured on mirrored crops), and how far
-#: below the place where people label a joint (3,622 joints of training photos): face, shoulders, elbows,
-#: wrists, hips, knees, ankles. Heatmap pixels.
+#: Offsets of PP-TinyPose's maps in heatmap pixels: to the right (measured on mirrored crops), and below the
+#: human labels (3,622 joints of training photos): face, shoulders, elbows, wrists, hips, knees, ankles.
 TINYPOSE_RIGHT = 0.39
 TINYPOSE_BELOW = (*[0.19] * 5, *[0.42] * 2, *[0.31] * 2, *[0.35] * 2, *[1.0] * 2, *[0.74] * 2, *[0.5] * 2)
 
 
 def _normalised(images: Tensor) -> Tensor:
-    """RGB images (n, 3, H, W) in 0..255 as ImageNet's mean and deviation make them, on the CPU."""
+    """RGB images (n, 3, H, W) in 0..255, normalised with ImageNet's mean and deviation, on the CPU."""
     mean, std = (torch.from_numpy(each).reshape(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.detach().cpu() - mean) / std
 
 
 class DenseTeacher:
-    """RTMDet-nano (Lyu et al., 2022) for persons at 320 x 320; its points are the student's points."""
+    """RTMDet-nano (Lyu et al., 2022) for persons at 320 x 320; its points are those of the student."""
 
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -50,16 +49,16 @@ class DenseTeacher:
 
 
 class HeatmapTeacher:
-    """PP-TinyPose 256x192 (PaddleDetection), in bfloat16 where the processor computes in it.
+    """PP-TinyPose 256x192 (PaddleDetection), in bfloat16 if the CPU supports it.
 
-    Its maps have their corner pixels on the corner pixels of the crop: they are resampled to those of
-    the student, whose pixels are the centres of 4 x 4 crop pixels, and moved to where people see the joint.
+    The corner pixels of its maps are at the corner pixels of the crop. The maps are resampled to those of the
+    student, whose pixels are the centres of 4 x 4 crop pixels, and shifted to the human labels.
     """
 
     size = 256, 192
 
     def __init__(self, path: Path, threads: int, callers: int = 1) -> None:
-        """callers: how many threads may ask at once, each served by `threads`."""
+        """callers: number of threads that may call at the same time, each with `threads` threads."""
         precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "f32"
         self.network = compile_ir(
             path, [-1, 3, *self.size], threads=threads, callers=callers, precision=precision
@@ -84,15 +83,15 @@ class HeatmapTeacher:
 
 
 def _corner_aligned(length: int) -> tuple[float, float]:
-    """Scale and offset, student's heatmap pixels -> teacher's, along an axis of `length` crop pixels."""
+    """Scale and offset from heatmap pixels of the student to those of the teacher; length: crop pixels."""
     step = (length // HEATMAP_STRIDE - 1) / (length - 1)
     return HEATMAP_STRIDE * step, (HEATMAP_STRIDE - 1) / 2 * step
 
 
 def distil(batch: PoseBatch, maps: Tensor) -> PoseBatch:
-    """The batch with the teacher's heatmaps (n, K, h, w) as targets, all of weight 1.
+    """The batch with the teacher's heatmaps (n, K, h, w) as targets, all with weight 1.
 
-    Joints that people labelled, those of weight 1 in `batch`, have the mean of both targets.
+    Joints with a human label, which have weight 1 in `batch`, get the mean of both targets.
     """
     labelled = (batch.weights == 1)[:, :, None, None]
     heatmaps = torch.where(labelled, (batch.heatmaps + maps) / 2, maps)

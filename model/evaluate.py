@@ -2,14 +2,14 @@
 
 `python -m model.evaluate --peers ../shared/teachers` prints one table. Its rows, and their photos:
 
-- keypoints, boxes given: those where people labelled keypoints, the box of each such person given.
-- person boxes; keypoints, boxes detected: of those, the ones where moreover every person has a box.
-- keypoints, as served: of those boxes and poses the ones that the service gives at its default `min_score`,
-  with how many boxes it looks at for each person that it gives.
-- the same, all photos: every photo where each person has a box, those without a labelled keypoint
-  and those without a person included, which shows what is seen where nobody is.
+- keypoints, boxes given: photos with labelled keypoints; the box of each labelled person is given.
+- person boxes; keypoints, boxes detected: those of them in which every person has a box.
+- keypoints, as served: the boxes and poses that the service returns at its default `min_score`, with the
+  number of boxes that it estimates for each returned person.
+- the same, all photos: all photos in which every person has a box, including those without labelled
+  keypoints and without persons, which also shows false detections.
 
-Photos kept apart for decisions are in none of them. On MPII it prints PCKh.
+Photos kept apart for decisions are excluded. On MPII it prints PCKh.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from model.topdown import Detector
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-#: COCO counts at most so many poses a photo.
+#: COCO counts at most this number of poses per photo.
 MAX_PERSONS = 20
 #: What the service asks of a person's score where its caller asks nothing.
 SERVED_SCORE = 0.2
@@ -52,8 +52,8 @@ PAIRS = (
 def pose_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> Accuracy:
     """Keypoint AP where the box of each person is given.
 
-    Of the photos with labelled keypoints, every person with any; the score of a pose is the mean of
-    its keypoints' scores.
+    It uses every labelled person of the photos with labelled keypoints. The score of a pose is the mean of
+    its keypoint scores.
     """
     labelled = [scene for scene in scenes if is_labelled(scene)]
     poses = []
@@ -65,7 +65,7 @@ def pose_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> Accuracy
 
 
 def is_labelled(scene: Scene) -> bool:
-    """Whether people labelled keypoints in the photo."""
+    """Whether the photo has human keypoint labels."""
     return any(map(has_keypoints, scene.persons))
 
 
@@ -75,7 +75,7 @@ def detect(predictor: PersonPredictor, scenes: Sequence[Scene]) -> list[Scored]:
 
 
 def person_accuracy(predictor: PersonPredictor, scenes: Sequence[Scene]) -> Accuracy:
-    """Person box AP on the labelled photos whose boxes are complete; crowds neither count nor harm."""
+    """Person box AP on the labelled photos with complete boxes; crowds are ignored."""
     complete = [scene for scene in scenes if scene.boxes_complete and is_labelled(scene)]
     return box_accuracy(complete, detect(predictor, complete))
 
@@ -96,7 +96,7 @@ def estimate(predictor: PosePredictor, scenes: Sequence[Scene], detections: Sequ
 
 
 def pckh_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> dict[str, float]:
-    """PCKh@0.5 by joint group and in the mean, of MPII's photos, where the box of each person is given."""
+    """PCKh@0.5 of each joint group and their mean on MPII's photos; the box of each person is given."""
     persons: list[PersonLabel] = []
     keypoints: list[Floats] = []
     for scene in tqdm(scenes, "joints", unit="photo"):
@@ -108,7 +108,7 @@ def pckh_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> dict[str
 def compare(
     poses: dict[str, PosePredictor], detectors: dict[str, PersonPredictor], scenes: Sequence[Scene]
 ) -> list[dict[str, Any]]:
-    """One record a row of the table: what was measured, by which networks, with which accuracy."""
+    """One record for each row of the table: task, networks and accuracy."""
     given = [
         _row("keypoints, boxes given", name, pose_accuracy(pose, scenes)) for name, pose in poses.items()
     ]
@@ -158,7 +158,7 @@ def _rows(
     scenes: Sequence[Scene],
     predictions: dict[str, list[Scored]],
 ) -> list[dict[str, Any]]:
-    """Rows for the labelled photos among the scenes, then rows for all of them; none where there are none."""
+    """Rows for the labelled photos among the scenes, then rows for all of them, if there are any."""
     labelled = [index for index, scene in enumerate(scenes) if is_labelled(scene)]
     return [
         _row(title, name, accuracy([scenes[i] for i in chosen], [found[i] for i in chosen]))
@@ -208,7 +208,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the table that the options ask for. Raises ValueError where no photo fits them."""
+    """The rows of the table for the options. Raises ValueError if no photo matches them."""
     read = read_data(options.data, options.split)
     scenes = [s for s in read if s.source == options.source and kept_apart(s) == options.decide]
     if not scenes:

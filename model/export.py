@@ -1,8 +1,8 @@
 """Exports a network to ONNX: `python -m model.export --task pose runs/pose/pose.safetensors`.
 
-The file is all that serving needs: uint8 BGR images in, normalisation inside the graph, and the
-geometry in its metadata. It is written only when onnxruntime and torch agree on it. Beside it go the
-same weights in half precision, to train further or to serve with torch.
+The file has all that serving needs: uint8 BGR images as input, normalisation inside the graph, and the
+geometry in its metadata. It is written only if onnxruntime and torch agree on it. The same weights are
+written in half precision for further training or for serving with torch.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def export_pose(network: lgmpose.LGMPose, path: Path, version: str) -> float:
 
 
 def export_detector(network: detector.PersonDetector, path: Path, version: str) -> float:
-    """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Otherwise as export_pose."""
+    """Write the detector: `image` -> `boxes` (N, A, 4), `scores` (N, A). Otherwise like export_pose."""
     return _export(network, detector_metadata(network, version, _commit()), ["boxes", "scores"], path)
 
 
@@ -74,7 +74,7 @@ def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path
 
 
 def _dynamic(metadata: Metadata) -> dict[int, Any]:
-    """The axes of the input (N, H, W, 3) that may differ from call to call."""
+    """The variable axes of the input (N, H, W, 3)."""
     axes = {0: torch.export.Dim("batch", min=1, max=4096)}
     if isinstance(metadata, DetectorMetadata) and metadata.input_step:
         for axis, name in ((1, "rows"), (2, "columns")):
@@ -84,7 +84,7 @@ def _dynamic(metadata: Metadata) -> dict[int, Any]:
 
 
 def _sizes(metadata: Metadata) -> list[tuple[int, int]]:
-    """Heights and widths of inputs that the network must take: the largest, the smallest, and one between."""
+    """Heights and widths of inputs to check: the largest, the smallest, and one in between."""
     height, width = metadata.input_size
     if isinstance(metadata, DetectorMetadata) and (step := metadata.input_step):
         return [(height, width), (step, width), (height, step), (height, max(step, width - step))]
@@ -92,7 +92,7 @@ def _sizes(metadata: Metadata) -> list[tuple[int, int]]:
 
 
 def _difference(graph: nn.Module, serialised: bytes, sizes: Sequence[tuple[int, int]]) -> float:
-    """Largest difference of any output, as a share of that output's largest value (at least 1)."""
+    """Largest difference of an output, relative to the largest value of that output (at least 1)."""
     session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
     worst = 0.0
     for n, size in product((1, 3), sizes):
@@ -110,7 +110,7 @@ def _difference(graph: nn.Module, serialised: bytes, sizes: Sequence[tuple[int, 
 
 
 def rounded(network: Network) -> Network:
-    """The network with weights that half precision holds exactly, in single precision."""
+    """The network in single precision with weights rounded to half precision."""
     return network.half().float()
 
 
@@ -123,25 +123,28 @@ def _commit() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
-    parser.add_argument("weights", type=Path, help=".safetensors with its .json beside it")
+    parser.add_argument("weights", type=Path, help=".safetensors with a .json of the same name")
     parser.add_argument("--task", choices=("pose", "detector"), default="pose")
     parser.add_argument("--out", type=Path, help="default: model/weights/TASK.onnx")
     parser.add_argument("--version", default="0.1.0", help="version of the weights")
     parser.add_argument(
-        "--size", type=int, default=384, help="side of the detector's square input; it is trained at 320"
+        "--size",
+        type=int,
+        default=384,
+        help="side of the square input of the detector, which is trained at 320",
     )
     options = parser.parse_args(arguments)
     out = options.out or Path(__file__).parent / "weights" / f"{options.task}.onnx"
-    beside = out.with_suffix(".safetensors")
+    weights = out.with_suffix(".safetensors")
     if options.task == "pose":
         pose = rounded(lgmpose.load(options.weights))
         difference = export_pose(pose, out, options.version)
-        lgmpose.save(pose.half(), beside)
+        lgmpose.save(pose.half(), weights)
     else:
         size = options.size, options.size
         persons = rounded(detector.resized(detector.load(options.weights), size))
         difference = export_detector(persons, out, options.version)
-        detector.save(persons.half(), beside)
+        detector.save(persons.half(), weights)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, onnxruntime and torch differ by {difference:.1g}")
 
 

@@ -1,6 +1,6 @@
-"""Rewrites a trained network into an equal one that graph runtimes run faster: for export alone.
+"""Rewrites a trained network, for export only, into an equivalent one that graph runtimes run faster.
 
-Training and torch keep the plain form, whose operations torch has kernels for.
+Training and torch keep the plain form, because torch has kernels for its operations.
 """
 
 import copy
@@ -16,10 +16,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class RowMLP(nn.Module):
-    """A TokenMLP over the rows of (B, T, C) in place of the last axis.
+    """A TokenMLP over the rows of (B, T, C) instead of the last axis.
 
-    Its products take weights from the left, so that tokens need not be moved to the last axis. The mean of
-    LayerNorm is a product too: runtimes reduce rows several times slower than they multiply.
+    Weights are multiplied from the left, so tokens need not be moved to the last axis. The mean of
+    LayerNorm is a matrix product too, because runtimes reduce rows several times slower than they multiply.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class RowMLP(nn.Module):
 
 
 class ChannelsLastLARM(nn.Module):
-    """A LARM on maps (B, d, H, W) whose channels come last inside: patches are cut out as rows of pixels."""
+    """A LARM on maps (B, d, H, W) that works with channels last: patches are cut out as rows of pixels."""
 
     def __init__(self, larm: LARM) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ChannelsLastLARM(nn.Module):
 
 
 def fused(network: Network) -> Network:
-    """A copy of the network with the same outputs up to rounding, in evaluation mode."""
+    """A copy of the network with equal outputs up to rounding, in evaluation mode."""
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
         for name, child in module.named_children():

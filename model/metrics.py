@@ -29,9 +29,9 @@ PCKH_GROUPS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """COCO's averages over similarities 0.50 to 0.95, each in [0, 1], or -1 where nothing counts.
+    """COCO's averages over similarities 0.50 to 0.95, each in [0, 1], or -1 if no person counts.
 
-    persons: those who count, so without crowds and, for keypoints, without unlabelled persons.
+    persons: number of counted persons: without crowds and, for keypoints, without unlabelled persons.
     """
 
     ap: float
@@ -45,12 +45,12 @@ class Accuracy:
 
 
 def has_keypoints(person: PersonLabel) -> bool:
-    """Whether the person counts for keypoints: somebody labelled at least one, and it is no crowd."""
+    """Whether the person counts for keypoints: it is not a crowd and has at least one label."""
     return not person.crowd and bool(person.keypoints[:, 2].any())
 
 
 def keypoint_accuracy(scenes: Sequence[Scene], poses: Sequence[Scored]) -> Accuracy:
-    """AP and AR by OKS; poses[i] are keypoints (N, 17, 3) in pixels of scenes[i].image(), and scores.
+    """AP and AR by OKS; poses[i] are keypoints (N, 17, 3) in pixels of scenes[i].image(), and scores (N,).
 
     Source: https://cocodataset.org/#keypoints-eval; at most 20 poses a photo.
     """
@@ -64,7 +64,7 @@ def keypoint_accuracy(scenes: Sequence[Scene], poses: Sequence[Scored]) -> Accur
 
 
 def box_accuracy(scenes: Sequence[Scene], boxes: Sequence[Scored]) -> Accuracy:
-    """AP and AR by IoU; boxes[i] are x1, y1, x2, y2 (N, 4) in pixels of scenes[i].image(), and scores.
+    """AP and AR by IoU; boxes[i] are x1, y1, x2, y2 (N, 4) in pixels of scenes[i].image(), and scores (N,).
 
     Source: https://cocodataset.org/#detection-eval; at most 100 boxes a photo.
     """
@@ -95,7 +95,7 @@ def _accuracy(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str,
 
 
 def ground_truth(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """The labels in COCO's own format; the image_id of scenes[i] is i + 1."""
+    """The labels in COCO's format; the image_id of scenes[i] is i + 1."""
     labels = [(image, person) for image, scene in enumerate(scenes, 1) for person in scene.persons]
     return {
         "images": [{"id": image} for image in range(1, len(scenes) + 1)],
@@ -124,9 +124,9 @@ def _xywh(box: Floats) -> list[float]:
 def pckh(persons: Sequence[PersonLabel], keypoints: Floats, threshold: float = 0.5) -> dict[str, float]:
     """PCKh of each joint group and their "mean": shares within `threshold` head sizes, in [0, 1].
 
-    persons: MPII's, with head size; keypoints: (len(persons), 16, 2 or 3), the first two being x, y in
-    the same pixels. Only labelled joints count, and the mean leaves out pelvis and thorax, as usual.
-    A group without a labelled joint is NaN. Source: Andriluka et al., CVPR 2014, section 4.
+    persons: MPII's, with head size; keypoints: float32 (P, 16, 3), one pose for each of the P persons, x
+    and y first, in pixels of the photo. Only labelled joints count; the mean excludes pelvis and thorax, as
+    usual. A group without labelled joints is NaN. Source: Andriluka et al., CVPR 2014, section 4.
     """
     truth = np.stack([person.keypoints for person in persons])
     head_sizes = np.array([person.head_size for person in persons], np.float32)

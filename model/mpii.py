@@ -10,7 +10,7 @@ from model.geometry import Floats
 from model.keypoints import MPII
 from model.scenes import PersonLabel, Scene
 
-#: One video in so many is held out: frames of one video are alike and must not be on both sides.
+#: One video in this number is held out: frames of one video are similar and must be in the same split.
 HOLD_OUT = 10
 
 
@@ -18,10 +18,10 @@ def read_mpii(root: Path, split: str) -> list[Scene]:
     """Scenes of split "train" or "val": photos with labelled persons, whose 16 joints are those of MPII in
     model.keypoints.
 
-    root holds `mpii_human_pose_v1_u12_1.mat` and the photos in `images/`. Both splits are of the
-    published training part, since the labels of the test part are withheld: "val" is the photos
-    whose video index is divisible by HOLD_OUT. Pixels count from 0, while the file counts from 1.
-    Raises ValueError for another split, FileNotFoundError where the file is missing.
+    root holds `mpii_human_pose_v1_u12_1.mat` and the photos in `images/`. Both splits are from the
+    published training part, because the labels of the test part are not published: "val" has the photos
+    whose video index is divisible by HOLD_OUT. Pixels count from 0; the file counts from 1.
+    Raises ValueError for another split, FileNotFoundError if the file is missing.
     """
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} of MPII has no labels; choose train or val")
@@ -37,7 +37,7 @@ def read_mpii(root: Path, split: str) -> list[Scene]:
 
 
 def _structs(value: Any) -> list[dict[str, Any]]:
-    """MATLAB's struct array as a list: scipy gives a dict for one element, an empty array for none."""
+    """MATLAB's struct array as a list: scipy returns a dict for one element, an empty array for none."""
     return [value] if isinstance(value, dict) else [element for element in value if isinstance(element, dict)]
 
 
@@ -59,11 +59,11 @@ def _scene(root: Path, index: int, photo: dict[str, Any], split: str) -> Scene:
 
 
 def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
-    """The label of a person, None where joints or position are missing.
+    """The label of a person, None if joints or position are missing.
 
-    The box is the square of 200 * scale pixels round the centre, moved down by 15 * scale to take in
-    the feet, which is how the benchmark's users crop (Newell et al., ECCV 2016); its area stands for the
-    person's, which MPII does not give.
+    The box is a square of 200 * scale pixels around the centre, moved down by 15 * scale to include the
+    feet, the usual crop for this benchmark (Newell et al., ECCV 2016). Its area is used as that of the
+    person, which MPII does not have.
     """
     keypoints = _keypoints(rect)
     position = rect.get("objpos")
@@ -83,7 +83,7 @@ def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
 
 
 def _keypoints(rect: dict[str, Any]) -> Floats:
-    """Joints (16, 3) as x, y, visibility: 2 visible, 1 hidden, 0 where the file has none."""
+    """Joints float32 (16, 3): x, y in pixels, visibility 2 visible, 1 hidden, 0 unlabelled."""
     keypoints = np.zeros((len(MPII.names), 3), np.float32)
     points = rect.get("annopoints")
     for point in _structs(points["point"]) if isinstance(points, dict) else []:

@@ -19,12 +19,12 @@ from model.packed import PackedImages, is_packed, pack_images
 from model.scenes import EVERYDAY, FIXED_CAMERA, PersonLabel, Scene, kept_apart, read_shards
 
 CACHE_SIZE = 320, 240  # height, width of a cached crop
-CACHE_PADDING = 1.6  # room for shift, rotation and zoom around CROP_PADDING
-SIGMA = 2.0  # of a target's Gaussian, heatmap pixels at an input of 256 x 192
-ABSENT = -1e4  # coordinate of a joint that is known to be out of sight
+CACHE_PADDING = 1.6  # margin for shift, rotation and zoom, compared with CROP_PADDING
+SIGMA = 2.0  # of the target Gaussians, in heatmap pixels at an input of 256 x 192
+ABSENT = -1e4  # coordinate of a joint that is known to be invisible
 
-#: How often a person of a source is drawn: most are people in everyday scenes; workplaces and streets
-#: seen by fixed cameras, studios and acrobatics are many in the data, and all alike.
+#: Sampling weight of the persons of a source. Everyday scenes have the largest weights; workplaces and
+#: streets from fixed cameras, studios and acrobatics are frequent in the data and similar to each other.
 SOURCE_WEIGHT = {
     "coco": 4.0,
     "misc": 3.0,
@@ -52,7 +52,7 @@ SOURCE_WEIGHT |= dict.fromkeys(FIXED_CAMERA, 0.6)
 
 
 def read_data(root: Path, split: str) -> list[Scene]:
-    """Scenes of a folder of shards, of COCO or of MPII. Raises FileNotFoundError when it is none of them."""
+    """Scenes of a folder of shards, of COCO or of MPII. Raises FileNotFoundError for other folders."""
     match layout(root):
         case "shards":
             return [scene for scene in read_shards(sorted(root.glob("*.tar"))) if scene.split == split]
@@ -63,7 +63,7 @@ def read_data(root: Path, split: str) -> list[Scene]:
 
 
 def layout(root: Path) -> Literal["shards", "coco", "mpii"]:
-    """What a folder of photos holds. Raises FileNotFoundError when that is nothing known."""
+    """The layout of a folder of photos. Raises FileNotFoundError for an unknown one."""
     if any(root.glob("*.tar")):
         return "shards"
     if (root / "annotations").is_dir():
@@ -74,10 +74,10 @@ def layout(root: Path) -> Literal["shards", "coco", "mpii"]:
 
 
 def prepare(data: str, cache: Path, pack: Callable[[Sequence[Scene], Path], None]) -> list[Path]:
-    """The packed training photos of each of the folders `data`, apart by commas; packed where they are not.
+    """The packed training photos of the comma-separated folders `data`; packs them if necessary.
 
-    That of the first folder lies in `cache` itself, those of the others beside it, by their names. Photos
-    kept apart are in none.
+    Those of the first folder are in `cache`, those of the others next to it, under their names. Photos that
+    are kept apart are not included.
     """
     first, *others = (Path(part) for part in data.split(",") if part)
     packs = {cache: first} | {cache.with_name(f"{cache.name}-{root.name}"): root for root in others}
@@ -88,10 +88,10 @@ def prepare(data: str, cache: Path, pack: Callable[[Sequence[Scene], Path], None
 
 
 def targets(person: PersonLabel) -> tuple[Floats, Floats]:
-    """Points (K, 2) to learn, in image pixels, and their weights (K,).
+    """Target points float32 (K, 2) in image pixels, and their weights float32 (K,).
 
-    People's labels weigh 1; elsewhere the teacher's points weigh their score. Where the teacher is
-    sure to see nothing, the target is an empty map, at a low weight.
+    Human labels have weight 1; other joints use the teacher's points, weighted by their score. A joint with a
+    very low teacher score has an empty map as target, at a low weight.
     """
     human, teacher = person.keypoints, person.teacher
     labelled, score = human[:, 2] > 0, teacher[:, 2]
@@ -104,14 +104,14 @@ def targets(person: PersonLabel) -> tuple[Floats, Floats]:
 
 
 def usable(person: PersonLabel) -> bool:
-    """Enough joints to learn from, and pixels enough to see them."""
+    """Whether the person has enough labelled joints and enough pixels."""
     known = (person.keypoints[:, 2] > 0) | (person.teacher[:, 2] > 0.3)
     least = 3 if (person.keypoints[:, 2] > 0).any() else 6
     return not person.crowd and int(known.sum()) >= least and float(person.box[3] - person.box[1]) >= 32
 
 
 def pack(scenes: Sequence[Scene], folder: Path) -> None:
-    """Write every usable person's crop and targets into `folder`, whole or not at all."""
+    """Write the crops and targets of all usable persons into `folder`, completely or not at all."""
     persons = [(scene, person) for scene in scenes for person in scene.persons if usable(person)]
     affines = [box_to_affine(person.box, CACHE_SIZE, CACHE_PADDING) for _, person in persons]
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def pack(scenes: Sequence[Scene], folder: Path) -> None:
 
 
 def _decoded(scenes: Iterable[Scene]) -> Iterator[Pixels]:
-    """The image of each scene, decoded once where a scene follows itself."""
+    """The image of each scene; consecutive equal scenes are decoded once."""
     for _, same in groupby(scenes, key=id):
         first = next(same)
         image = first.image()
@@ -138,7 +138,7 @@ def _decoded(scenes: Iterable[Scene]) -> Iterator[Pixels]:
 
 @dataclass(frozen=True)
 class PoseBatch:
-    """images: float RGB (n, 3, H, W) in 0..255; heatmaps (n, K, H/4, W/4); weights (n, K)."""
+    """images: float32 RGB (n, 3, H, W) in 0..255; heatmaps (n, K, H/4, W/4); weights (n, K)."""
 
     images: Tensor
     heatmaps: Tensor
@@ -164,7 +164,7 @@ class PersonCrops:
         return len(self.points)
 
     def batch(self, step: int, n: int, seed: int) -> PoseBatch:
-        """The batch of a step: the same for the same seed, on whichever day it is asked for."""
+        """The batch of a step; it depends only on step, size and seed."""
         images, index, generator = self.crops.draw(self.chances, step, n, seed)
         return self._augment(images, self.points[index], self.weights[index], generator)
 
@@ -194,7 +194,7 @@ class PersonCrops:
 
 
 def gaussians(points: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Heatmaps (n, K, H/4, W/4) of points (n, K, 2) in crop pixels, as model.geometry.encode_heatmaps."""
+    """Heatmaps (n, K, H/4, W/4) of points (n, K, 2) in crop pixels, see model.geometry.encode_heatmaps."""
     centre = (points + 0.5) / HEATMAP_STRIDE - 0.5
     ys = torch.arange(size[0] // HEATMAP_STRIDE, device=points.device)
     xs = torch.arange(size[1] // HEATMAP_STRIDE, device=points.device)

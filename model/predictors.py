@@ -1,4 +1,4 @@
-"""The networks that evaluation measures: ours, from a file or in memory, in the pipeline that serves them."""
+"""The networks to evaluate: ours, from a file or in memory, in the pipeline of the service."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from model.topdown import Detections, Detector, Network, PoseEstimator
 
 
 class PosePredictor(Protocol):
-    """What evaluation asks of a pose network, ours or another: see model.topdown.PoseEstimator."""
+    """The interface of a pose network for evaluation, see model.topdown.PoseEstimator."""
 
     def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
         """Keypoints (N, K, 3) as x, y in image pixels and score, of the boxes (N, 4) of each image."""
@@ -24,7 +24,7 @@ class PosePredictor(Protocol):
 
 
 class PersonPredictor(Protocol):
-    """What evaluation asks of a detector, ours or another: see model.topdown.Detector."""
+    """The interface of a detector for evaluation, see model.topdown.Detector."""
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """Boxes (N, 4) in image pixels and scores (N,) of each image, sorted by descending score."""
@@ -32,7 +32,7 @@ class PersonPredictor(Protocol):
 
 
 def load_pose(path: Path, *, dark: bool = True, flip: bool = False) -> PoseEstimator:
-    """A pose network of an exported .onnx, or of a checkpoint .safetensors with its .json beside it.
+    """A pose network from an exported .onnx, or from a .safetensors with a .json of the same name.
 
     dark: see PoseEstimator; flip: average with the heatmaps of the mirrored crop. Raises MetadataError.
     """
@@ -52,9 +52,9 @@ def torch_pose(network: lgmpose.LGMPose) -> PoseEstimator:
 
 
 def flip_average(network: Network, flip_index: Sequence[int]) -> Network:
-    """A network of heatmaps that averages them with those of the mirrored crop.
+    """A heatmap network that averages its heatmaps with those of the mirrored crop.
 
-    flip_index: of each keypoint, the index of its mirror image.
+    flip_index: for each keypoint the index of its mirror image.
     """
 
     def run(crops: Pixels) -> tuple[Floats, ...]:
@@ -66,7 +66,7 @@ def flip_average(network: Network, flip_index: Sequence[int]) -> Network:
 
 
 def load_detector(path: Path) -> Detector:
-    """A detector of an exported .onnx, or of a checkpoint .safetensors with its .json beside it.
+    """A detector from an exported .onnx, or from a .safetensors with a .json of the same name.
 
     Raises MetadataError.
     """
@@ -82,14 +82,14 @@ def torch_detector(network: detector.PersonDetector) -> Detector:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """An ONNX file on one CPU thread, so that figures do not depend on the machine or disturb it."""
+    """An ONNX file on one CPU thread, so that figures do not depend on the machine."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def run_by_onnx(session: onnxruntime.InferenceSession) -> Network:
-    """A session of one of our files as the pipeline takes it."""
+    """A session of one of our files with the interface of the pipeline."""
     name = session.get_inputs()[0].name
 
     def run(images: Pixels) -> tuple[Floats, ...]:

@@ -1,8 +1,8 @@
-"""Cost of the reconstruction against the paper: `python -m model.profile` prints its eight rows.
+"""Cost of the reconstruction compared with the paper: `python -m model.profile` prints its eight rows.
 
-Parameters in millions are rounded to the paper's digits. Multiply-accumulates in billions are cut off
-after them, as the paper's own figures for known networks are (Lite-HRNet-18 at 384x288 has 0.4616 G by
-its authors, and 0.4 in table 1). Ends with status 1 where a row differs from what the paper prints.
+Parameters in millions are rounded to the paper's digits. Multiply-accumulates in billions are truncated to
+them, like the paper's figures for known networks (Lite-HRNet-18 at 384x288 has 0.4616 G according to its
+authors, and 0.4 in table 1). Exits with status 1 if a row differs from the paper.
 """
 
 import argparse
@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # fvcore compiles losses that are not used here
     from fvcore.nn import FlopCountAnalysis
 
-#: Operations that count; normalisation, activations and additions are left out, as is usual.
+#: Counted operations; normalisation, activations and additions are excluded, as usual.
 COUNTED = ("conv", "linear", "matmul")
 
 
@@ -39,7 +39,7 @@ class Row:
     mixer: str = "larm"
 
     def config(self, base: LGMPoseConfig) -> LGMPoseConfig:
-        """This row's variant of a configuration."""
+        """The variant of a configuration for this row."""
         return replace(for_input(base, *self.size, self.num_keypoints), fusion=self.fusion, mixer=self.mixer)
 
 
@@ -62,7 +62,7 @@ class Cost:
 
 
 def cost(network: LGMPose) -> Cost:
-    """Parameters, and multiply-accumulates of one crop, counted by fvcore."""
+    """Parameters and multiply-accumulates of one crop, counted by fvcore."""
     crop = torch.zeros(1, 3, *network.config.input_size)
     analysis = FlopCountAnalysis(network.eval(), crop)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -72,14 +72,14 @@ def cost(network: LGMPose) -> Cost:
 
 
 def printed(counted: Cost, row: Row) -> tuple[str, str]:
-    """The figures with the digits that the paper gives to the row: parameters rounded, operations cut off."""
+    """The figures with the digits of the paper's row: parameters rounded, operations truncated."""
     param_digits, mac_digits = (len(text.partition(".")[2]) for text in (row.params, row.macs))
     cut = math.floor(counted.macs / 10 ** (9 - mac_digits)) / 10**mac_digits
     return f"{counted.params / 1e6:.{param_digits}f}", f"{cut:.{mac_digits}f}"
 
 
 def compare(base: LGMPoseConfig, rows: Sequence[Row] = ROWS) -> tuple[list[str], bool]:
-    """The lines of a table of paper and reconstruction, and whether every row agrees."""
+    """The lines of a table of paper and reconstruction, and whether all rows agree."""
     lines = ["| row | table | paper, M / G | ours, M / G | as printed | same |", "| --- " * 6 + "|"]
     for row in rows:
         counted = cost(LGMPose(row.config(base)))

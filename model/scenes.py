@@ -1,4 +1,4 @@
-"""Labelled photos: the record that every reader of a data set gives and every consumer takes."""
+"""Labelled photos: the record that all readers of data sets return."""
 
 import gzip
 import json
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from model.geometry import Floats, Pixels
 
-#: Photos of the source `coco` that are kept apart, by split: those of `train` are not trained on and settle
-#: what a detector's scores mean; those of `val` settle which weights are taken, and no table reports them.
+#: Photos of the source `coco` that are kept apart, by split: those of `train` are not used for training but
+#: to calibrate a detector's scores; those of `val` are used to choose weights, and no table reports them.
 KEPT_APART: dict[str, list[int]] = json.loads((Path(__file__).parent / "kept_apart.json").read_text())
 
 #: Sources of the shards that show everyday scenes.
@@ -37,10 +37,10 @@ FIXED_CAMERA = (
 class PersonLabel:
     """One person of a photo, in pixels of that photo.
 
-    box: (4,) x1, y1, x2, y2. keypoints: (K, 3) x, y, visibility (0 unlabelled, 1 hidden, 2 visible)
-    by people. teacher: (K, 3) x, y, score in [0, 1] by another network, zero where there is none.
-    agreement: OKS between the two, None where one is missing. area: square pixels, as OKS takes it.
-    head_size: normalising length of PCKh, None where the data set has none.
+    box: float32 (4,) x1, y1, x2, y2. keypoints: float32 (K, 3) human labels x, y, visibility (0 unlabelled,
+    1 hidden, 2 visible). teacher: float32 (K, 3) x, y, score in [0, 1] of another network, zero if missing.
+    agreement: OKS between the two, None if one is missing. area: square pixels, as used by OKS.
+    head_size: normalising length of PCKh, None if the data set has none.
     """
 
     id: int
@@ -55,7 +55,7 @@ class PersonLabel:
 
 @dataclass(frozen=True)
 class Scene:
-    """One photo with its labelled persons; `read` gives the encoded image.
+    """One photo with its labelled persons; `read` returns the encoded image.
 
     boxes_complete: every person of the photo has a box, so the rest is background.
     """
@@ -68,7 +68,7 @@ class Scene:
     read: Callable[[], bytes]
 
     def image(self) -> Pixels:
-        """The decoded photo, BGR uint8 (H, W, 3). Raises ValueError when it cannot be decoded."""
+        """The decoded photo, uint8 BGR (H, W, 3). Raises ValueError when it cannot be decoded."""
         pixels = cv2.imdecode(np.frombuffer(self.read(), np.uint8), cv2.IMREAD_COLOR)
         if pixels is None:
             raise ValueError(f"image {self.id} of {self.source} cannot be decoded")
@@ -76,12 +76,12 @@ class Scene:
 
 
 def kept_apart(scene: Scene) -> bool:
-    """Whether decisions are taken on the photo."""
+    """Whether the photo is kept apart for decisions."""
     return scene.source == "coco" and scene.id in KEPT_APART.get(scene.split, ())
 
 
 def read_shards(paths: Iterable[Path]) -> list[Scene]:
-    """Scenes of tar shards, each of images beside one COCO-style `annotations.json.gz`.
+    """Scenes of tar shards, each with images and one COCO-style `annotations.json.gz`.
 
     Raises FileNotFoundError for a missing shard.
     """
@@ -118,7 +118,7 @@ def _read_range(path: Path, offset: int, size: int) -> bytes:
 
 
 def person_label(annotation: dict[str, Any]) -> PersonLabel:
-    """A COCO `person_keypoints` annotation, with `teacher_keypoints` where there are any."""
+    """A COCO `person_keypoints` annotation, with `teacher_keypoints` if there are any."""
     x, y, width, height = annotation["bbox"]
     return PersonLabel(
         id=annotation["id"],

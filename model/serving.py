@@ -1,4 +1,4 @@
-"""Our networks behind the interface of serving: for export, evaluation, and GPUs with torch alone."""
+"""Our networks with the interface of serving: for export, evaluation, and GPUs with only torch."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from model.topdown import Network
 
 
 class ServingGraph(nn.Module):
-    """A network whose input is uint8 (N, H, W, 3) BGR."""
+    """A network with BGR bytes as input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The outputs of the network, each (N, ...)."""
+        """Images uint8 BGR (N, H, W, 3) -> the outputs of the network, each float32 (N, ...)."""
         dtype = next(self.network.parameters()).dtype
         rgb = image.permute(0, 3, 1, 2).to(dtype)[:, [2, 1, 0]]
         outputs: Tensor | tuple[Tensor, ...] = self.network(rgb)
@@ -30,7 +30,7 @@ class ServingGraph(nn.Module):
 
 
 def pose_metadata(network: lgmpose.LGMPose, version: str = "", commit: str = "") -> PoseMetadata:
-    """What a file of LGM-Pose says."""
+    """The metadata of a file of LGM-Pose."""
     return PoseMetadata(
         name="lgm-pose",
         version=version,
@@ -45,7 +45,7 @@ def pose_metadata(network: lgmpose.LGMPose, version: str = "", commit: str = "")
 def detector_metadata(
     network: detector.PersonDetector, version: str = "", commit: str = ""
 ) -> DetectorMetadata:
-    """What a file of our detector says."""
+    """The metadata of a file of our detector."""
     return DetectorMetadata(
         name="lgm-person",
         version=version,
@@ -59,7 +59,7 @@ def detector_metadata(
 
 
 def run_by_torch(network: nn.Module) -> Network:
-    """A network in memory as the pipeline takes it, on the device and in the precision of its weights."""
+    """A network in memory with the interface of the pipeline, on its device and in its precision."""
     graph = ServingGraph(network)
     device = next(network.parameters()).device
 
@@ -73,10 +73,10 @@ def run_by_torch(network: nn.Module) -> Network:
 
 
 class TorchNetwork:
-    """A network run by torch: in half precision on a CUDA GPU, in single precision without one."""
+    """A network run by torch: in float16 on a CUDA GPU, in float32 on a CPU."""
 
     def __init__(self, weights: Path, task: str, *, threads: int) -> None:
-        """weights: .safetensors with its .json beside it; threads: on a CPU."""
+        """weights: .safetensors with a .json of the same name; threads: on a CPU."""
         network: Any = {"pose": lgmpose.load, "detector": detector.load}[task](weights)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""What is trained: a network, its batches, its loss and its validation."""
+"""Training tasks: a network with its batches, loss and validation."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from model.scenes import Scene, kept_apart
 
 
 class Task(Protocol):
-    """The trainer's view of a network; step, n and seed determine a batch."""
+    """The interface of a task for the trainer. step, n and seed determine a batch; the loss is a scalar."""
 
     network: nn.Module
     device: torch.device
@@ -31,7 +31,7 @@ class Task(Protocol):
 
 
 class PoseTask:
-    """LGM-Pose on person crops; a teacher, where one is given, is distilled on the very crops."""
+    """LGM-Pose on person crops; a teacher, if given, runs on the same crops and is distilled."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         self.device = device
@@ -47,6 +47,7 @@ class PoseTask:
         self.validation = validation_scenes(config.data)
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
+        """See Task: a scalar."""
         network.train()
         batch = self.crops.batch(step, n, seed)
         if self.teacher:
@@ -79,6 +80,7 @@ class DetectorTask:
         self.validation = validation_scenes(config.data)
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
+        """See Task: a scalar."""
         assert isinstance(network, detector.PersonDetector)
         network.train()
         images = self.photos.batch(step, n, seed)
@@ -104,20 +106,19 @@ def _existing(path: Path) -> Path:
 
 
 def half(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where the device computes in it: on CUDA, and on CPUs with AVX512-BF16."""
+    """Autocast to bfloat16 on CUDA and on CPUs with AVX512-BF16."""
     fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def validation_scenes(data: str) -> list[Scene]:
-    """The photos that are measured while training: of the first folder's validation split those that are
-    kept apart for decisions, where there are any."""
+    """The photos for validation during training, from the first folder: those kept apart, if there are any."""
     scenes = read_data(Path(data.split(",")[0]), "val")
     return [scene for scene in scenes if kept_apart(scene)] or scenes
 
 
 def start(network: Any, config: Any) -> Any:
-    """The network with the weights of config.init, channels last, the trunk's first parts frozen.
+    """The network with the weights of config.init, channels last, with frozen first parts of the trunk.
 
     Raises KeyError or RuntimeError when the file does not fit the network.
     """
@@ -132,7 +133,7 @@ def start(network: Any, config: Any) -> Any:
 
 
 def make_task(config: Any) -> Task:
-    """The task of a TrainConfig, on the GPU where there is one."""
+    """The task of a TrainConfig, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tasks: dict[str, type[PoseTask] | type[DetectorTask]] = {"pose": PoseTask, "detector": DetectorTask}
     return tasks[config.task](config, device)

@@ -1,6 +1,6 @@
 """Trains a network: `python -m model.train --task pose --preset cpu --minutes 60`.
 
-A run is a folder; the same command resumes it, at the very batch after the last checkpoint.
+A run is a folder. The same command resumes it at the batch after the last checkpoint.
 """
 
 import argparse
@@ -29,14 +29,14 @@ class TrainConfig:
     """One training run; each field is a command-line option."""
 
     task: str = "pose"  # pose or detector
-    network: str = "p1"  # named configuration of LGM-Pose: p1 or c2
-    data: str = "../shared/data"  # folders of shards or of COCO, apart by commas
+    network: str = "p1"  # configuration of LGM-Pose: p1 or c2
+    data: str = "../shared/data"  # comma-separated folders of shards or of COCO
     run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
     cache: str = ".cache"  # folder of packed images
     init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks
     teachers: str = ""  # folder of networks to distil: PP-TinyPose (pose, if any) or RTMDet-nano (detector)
-    minutes: float = 0.0  # time budget of the whole run, resumed parts included; 0: train for `epochs`
-    epochs: int = 0  # used where minutes is 0
+    minutes: float = 0.0  # time budget of the whole run, including resumed parts; 0: train for `epochs`
+    epochs: int = 0  # used if minutes is 0
     batch: int = 16
     optimizer: str = "muon"  # muon, adamw or adam
     rate: float = 1e-3  # learning rate
@@ -46,10 +46,10 @@ class TrainConfig:
         "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
     )
     warmup: int = 200  # steps
-    frozen: int = 99  # first parts of the pretrained trunk that are not trained
+    frozen: int = 99  # number of first parts of the pretrained trunk that are not trained
     ema: float = 0.998  # decay of the averaged weights
     threads: int = 0  # CPU threads of each worker; 0: torch's default
-    workers: int = 1  # how many share each batch, side by side on the same weights
+    workers: int = 1  # workers that share each batch, with the same weights
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 12.0
     seed: int = 1
@@ -95,18 +95,18 @@ class Run:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, those before the last resumption included."""
+        """Seconds of training, including those before the last resumption."""
         return self.seconds + time.monotonic() - self.begun
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, in [0, 1]."""
+        """Finished share of the run, in [0, 1]."""
         if self.config.minutes:
             return min(1.0, self.elapsed / (60 * self.config.minutes))
         return min(1.0, self.step * self.config.batch / (self.config.epochs * self.task.samples))
 
     def save(self) -> None:
-        """Checkpoint, in place of the last one only when it is whole."""
+        """Write a checkpoint; it replaces the last one only when it is complete."""
         state = {
             "step": self.step,
             "seconds": self.elapsed,
@@ -150,7 +150,7 @@ class Run:
         return value
 
     def _share(self, worker: int) -> tuple[float, tuple[Tensor, ...]]:
-        """Loss and gradients of a worker's part of this step's batch."""
+        """Loss and gradients of a worker's part of the batch."""
         config = self.config
         part = self.step * config.workers + worker
         loss = self.task.loss(self.network, part, config.batch // config.workers, config.seed)
@@ -183,7 +183,7 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
 
 
 def train(config: TrainConfig) -> Run:
-    """Train until the budget is spent; writes checkpoints, metrics.jsonl and curves.png into the run."""
+    """Train until the budget is spent; writes checkpoints, metrics.jsonl and curves.png."""
     _limit_threads(config.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
@@ -244,7 +244,7 @@ def _line(event: dict[str, Any]) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> TrainConfig:
-    """The configuration of a command line: a preset, and options in place of its fields."""
+    """The configuration from a command line: a preset, overridden by options."""
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     for field in fields(TrainConfig):

@@ -33,15 +33,16 @@ from service.inference.child import ProcessPipeline
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.runtime import Files
 from service.security.credentials import Security
 
-_OTHER_CALLS = 256  # of gRPC at once beside those for persons: health checks, watches, reflection
+_OTHER_CALLS = 256  # parallel gRPC calls in addition to those for persons: health checks, watches, reflection
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The REST application, whose lifespan serves gRPC too. Raises ArtefactError or ConfigError.
+    """The REST application; its lifespan also runs the gRPC server. Raises ArtefactError or ConfigError.
 
-    Its state holds `estimator`, `worker`, `security` and, once started, `grpc_port`.
+    Its state has `estimator`, `worker`, `security` and, after the start, `grpc_port`.
     """
     security = Security(settings)
     cpus = available_cpus()
@@ -49,8 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
     worker = Worker(lambda: _open_pipeline(settings, threads))
     decoders = ThreadPoolExecutor(cpus, "decoder")
     batcher = Batcher(
-        Stages(worker.run, decoders, max_pixels=settings.max_pixels).run,
-        # on a GPU one runner decodes the next batch while the other has the device
+        Stages(worker.run, decoders, max_pixels=settings.max_pixels, skeleton=worker.skeleton).run,
+        # on a GPU one runner decodes the next batch while the other uses the device
         runners=2 if worker.batches else threads,
         max_batch=settings.max_batch if worker.batches else 1,
         alive=worker.alive,
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_s=settings.request_timeout_s,
         max_streams=settings.max_streams,
         stream_window=settings.stream_window,
+        skeleton=worker.skeleton,
     )
     intake = Intake(
         estimator,
@@ -90,6 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
+        docs_url=None,  # those of FastAPI load scripts from elsewhere
+        redoc_url=None,
     )
     app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
     origins = listed(settings.allowed_origins)
@@ -114,10 +118,10 @@ def create_app(settings: Settings) -> FastAPI:
         decoders=decoders,
         max_bytes=settings.max_video_bytes,
         max_seconds=settings.max_video_s,
-        # at the pace that the largest request needs
+        # the rate that the largest request needs
         receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
-    if origins:  # outside the keys: a preflight request has none, and a page reads refusals too
+    if origins:  # outside the keys: a preflight request has no key, and pages must be able to read refusals
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
@@ -147,24 +151,25 @@ _CORS: dict[str, Any] = {
         "X-Request-ID",
     ),
     "expose_headers": (LENGTH_HEADER, "Retry-After", "X-Request-ID"),
-    "allow_private_network": True,  # a browser asks before a public page calls a private address
+    "allow_private_network": True,  # browsers ask before a public page calls a private address
 }
-_DESCRIPTION = """Every person of an image with 17 keypoints.
+_DESCRIPTION = """Every person of an image with the keypoints of `/v1/skeleton`.
 
 Coordinates are pixels of the image after its EXIF orientation, x to the right, y down. Scores lie in
 [0, 1]. Failures are problem details (RFC 9457) with a stable `code`. Each answer carries `X-Request-ID`:
-the caller's, where it sent a sound one."""
+the client's id if it sent a valid one, else a new one."""
 
 
 def _open_pipeline(settings: Settings, threads: int) -> AnyPipeline:
+    files = Files.of(settings.weights, settings.detector, settings.pose)
     if settings.worker == "process":
         return ProcessPipeline(
-            settings.weights,
+            files,
             threads=threads,
             runtime=settings.runtime,
-            timeout_s=settings.request_timeout_s,
+            timeout_s=settings.worker_timeout_s,
         )
-    return open_pipeline(settings.weights, threads=threads, runtime=settings.runtime)
+    return open_pipeline(files, threads=threads, runtime=settings.runtime)
 
 
 def _bracketed(host: str) -> str:

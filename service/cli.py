@@ -7,7 +7,7 @@ from service.config import describe_settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand, `serve` where none is given; exits with its status."""
+    """Run a subcommand, by default `serve`; exits with its status."""
     parser = argparse.ArgumentParser(
         prog="lgm-pose",
         description="Pose estimation over REST and gRPC. Settings come from the environment:",
@@ -16,12 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or SIGINT (the default)")
-    commands.add_parser("doctor", help="check the set-up and say what is wrong with it")
+    commands.add_parser("doctor", help="check the set-up and report errors")
     for name, text in (("estimate", "persons of photos"), ("stream", "persons of a camera or a video")):
-        commands.add_parser(name, help=f"{text}, by a service of its own", add_help=False)
-    commands.add_parser(
-        "adopt", help="turn a published ONNX network into a file that the service runs", add_help=False
-    )
+        commands.add_parser(name, help=f"{text}, with a temporary service", add_help=False)
+    commands.add_parser("adopt", help="convert a published ONNX network for the service", add_help=False)
     options, rest = parser.parse_known_args(arguments)
     if options.command in ("estimate", "stream"):
         from service.local import run_client
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _adopt(arguments: Sequence[str]) -> int | str:
-    """Run `adopt`, which needs a package that serving does not; returns its exit status."""
+    """Run `adopt`, which needs the package onnx, and return its exit status."""
     try:
         from model.adopt.command import main
     except ModuleNotFoundError as error:

@@ -14,16 +14,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _PREFIX = "POSE_"
 _WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
-# of docker-compose.yml and of the tests
+# variables of docker-compose.yml and of the tests
 _OTHERS = re.compile(r"POSE_(CPUS|MEMORY|TEST_\w+)")
-# set by Kubernetes for a Service called pose, or pose-...
+# variables that Kubernetes sets for a Service named pose or pose-...
 _SERVICE_LINK = re.compile(r"POSE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _ORIGIN = re.compile(r"https?://[^/?#@\s]+|\*")
 _ROOT_PATH = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
 
 def listed(text: str) -> list[str]:
-    """The items of a list that is separated by commas."""
+    """The items of a comma-separated list."""
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
@@ -58,79 +58,95 @@ class Settings(BaseSettings):
     host: str = Field(
         default="127.0.0.1", description="address that both servers listen on; `::` is IPv6 and IPv4"
     )
-    http_port: int = Field(default=8000, description="port of REST; 0 takes a free one", ge=0, le=65535)
-    grpc_port: int = Field(default=50051, description="port of gRPC; 0 takes a free one", ge=0, le=65535)
-    weights: Path = Field(default=_WEIGHTS, description="folder of pose.onnx and detector.onnx")
-    runtime: Literal["onnx", "torch"] = Field(
-        default="onnx", description="onnx: onnxruntime; torch: for a GPU without onnxruntime-gpu"
+    http_port: int = Field(default=8000, description="port of REST; 0: a free one", ge=0, le=65535)
+    grpc_port: int = Field(default=50051, description="port of gRPC; 0: a free one", ge=0, le=65535)
+    weights: Path = Field(default=_WEIGHTS, description="folder with pose.onnx and detector.onnx")
+    detector: Path | None = Field(default=None, description="detector file, in place of that of POSE_WEIGHTS")
+    pose: Path | None = Field(default=None, description="pose network file, likewise")
+    runtime: Literal["auto", "onnx", "openvino", "torch"] = Field(
+        default="auto",
+        description="onnx: onnxruntime; openvino: for processors, needs its extra; torch: for a GPU without "
+        "onnxruntime-gpu; auto: openvino for the pose network where it is installed and the processor has "
+        "AVX-512, otherwise onnx",
     )
     worker: Literal["thread", "process"] = Field(
-        default="thread", description="where the networks run; a process of its own can be lost and restarted"
+        default="thread", description="where the networks run; a crashed process is restarted"
     )
     threads: int = Field(
         default=0,
-        description="images that run at the same time on a CPU; 0: its quota",
+        description="images that run in parallel on a CPU; 0: the CPU quota",
         ge=0,
         le=1024,
     )
-    max_batch: int = Field(default=8, description="images that run together on a GPU, at most", ge=1, le=1024)
+    max_batch: int = Field(default=8, description="largest batch on a GPU, in images", ge=1, le=1024)
     max_images: int = Field(
-        default=64, description="images admitted at once; more are refused as overload", ge=1
+        default=64, description="images admitted at the same time; further ones are refused", ge=1
     )
-    max_streams: int = Field(default=64, description="streams open at once; more are refused", ge=0)
+    max_streams: int = Field(
+        default=64, description="streams open at the same time; further ones are refused", ge=0
+    )
     stream_window: int = Field(
-        default=4, description="frames of a stream worked on at once, at most", ge=1, le=256
+        default=4, description="largest number of frames of a stream in work", ge=1, le=256
     )
     max_body_bytes: int = Field(
-        default=20 * 2**20, description="bytes of a request or gRPC message, at most", ge=1024, le=2**31 - 1
+        default=20 * 2**20, description="largest request body or gRPC message in bytes", ge=1024, le=2**31 - 1
     )
     body_memory_bytes: int = Field(
-        default=384 * 2**20, description="bytes of request bodies under way at once; more wait", ge=1
+        default=384 * 2**20, description="bytes of all request bodies in memory; further requests wait", ge=1
     )
-    max_video_bytes: int = Field(default=200 * 2**20, description="bytes of a video file, at most", ge=1024)
-    max_video_s: float = Field(default=600, description="seconds of a video file, at most", gt=0)
-    max_pixels: int = Field(default=40_000_000, description="pixels of an image, at most", ge=1)
+    max_video_bytes: int = Field(default=200 * 2**20, description="largest video file in bytes", ge=1024)
+    max_video_s: float = Field(default=600, description="longest video file in seconds", gt=0)
+    max_pixels: int = Field(default=40_000_000, description="largest image in pixels", ge=1)
     request_timeout_s: float = Field(
-        default=30, description="seconds from admission to the answer, at most", gt=0, le=3600
+        default=30, description="time limit from admission to the answer in seconds", gt=0, le=3600
+    )
+    worker_timeout_s: float = Field(
+        default=30,
+        description="time limit of a run in a worker process in seconds; then it is killed and restarted",
+        gt=0,
+        le=3600,
     )
     receipt_timeout_s: float = Field(
-        default=30, description="seconds for a request body to arrive, at most", gt=0, le=3600
+        default=30, description="time limit for a request body to arrive in seconds", gt=0, le=3600
     )
     drain_timeout_s: float = Field(
-        default=30, description="seconds for accepted work to finish after SIGTERM", gt=0, le=3600
+        default=30, description="time limit for accepted work after SIGTERM in seconds", gt=0, le=3600
     )
     head_timeout_s: float = Field(
-        default=10, description="seconds for the head of an HTTP request to arrive, at most", gt=0, le=3600
+        default=10, description="time limit for the head of an HTTP request in seconds", gt=0, le=3600
     )
-    max_connections: int = Field(default=512, description="HTTP connections open at once", ge=1)
+    idle_timeout_s: float = Field(
+        default=75, description="time limit of an idle HTTP connection in seconds", gt=0, le=3600
+    )
+    max_connections: int = Field(default=512, description="HTTP connections open at the same time", ge=1)
     api_keys: SecretStr = Field(
-        default=SecretStr(""), description="keys that callers must show: `key` or `name:key`, apart by commas"
+        default=SecretStr(""), description="comma-separated API keys, each `key` or `name:key`"
     )
     api_keys_file: Path | None = Field(
-        default=None, description="a file of keys, one a line, read again when it changes"
+        default=None, description="file of API keys, one a line; reloaded when it changes"
     )
     rate_limit: float = Field(
-        default=0, description="requests, images or frames a second of one key; 0: any number", ge=0
+        default=0, description="requests, images and frames a second of a key; 0: no limit", ge=0
     )
     tls_cert: Path | None = Field(
-        default=None, description="certificate chain of both servers, PEM, read again when it changes"
+        default=None, description="certificate chain of both servers, PEM; reloaded when it changes"
     )
     tls_key: Path | None = Field(default=None, description="its private key, PEM, not encrypted")
     tls_client_ca: Path | None = Field(
-        default=None, description="clients must show a certificate signed by this CA, PEM"
+        default=None, description="CA that must have signed the certificates of clients, PEM"
     )
     allowed_origins: Annotated[str, AfterValidator(_origins)] = Field(
         default="",
-        description="origins whose pages may call the service from a browser (CORS and WebSocket), such as"
-        " https://app.example, separated by commas; *: any",
+        description="comma-separated origins whose pages may use the service (CORS and WebSocket), such as"
+        " https://app.example; *: all",
     )
     root_path: Annotated[str, AfterValidator(_root_path)] = Field(
-        default="", description="path under which a proxy offers the service, such as /pose"
+        default="", description="path of the service behind a proxy, such as /pose"
     )
     trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
         default="",
-        description="addresses or networks of proxies whose X-Forwarded-Proto and X-Forwarded-For hold,"
-        " separated by commas; *: any",
+        description="comma-separated addresses or networks of proxies whose X-Forwarded-Proto and"
+        " X-Forwarded-For are trusted; *: all",
     )
 
     @model_validator(mode="after")
@@ -141,7 +157,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Exits with one line for each variable that is wrong."""
+    """The settings of this process. Exits with one line for each invalid variable."""
     faults = list(_misnamed_or_empty({name.upper(): value for name, value in os.environ.items()}))
     settings: Settings | None = None
     try:
@@ -156,12 +172,12 @@ def read_settings() -> Settings:
 
 
 def _misnamed_or_empty(variables: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each variable of our prefix that is no setting, or has no value.
+    """A message for each variable with our prefix that is not a setting, or is empty.
 
-    Ignoring either would serve with a default that somebody meant to change, such as no keys.
+    Ignoring it would keep a default that the user meant to change, such as no keys.
     """
     fields = {_PREFIX + name.upper(): field for name, field in Settings.model_fields.items()}
-    # the client's variable may be set beside the service's
+    # the client's variable may also be set
     with_keys = "POSE_API_KEYS" in variables or "POSE_API_KEYS_FILE" in variables
     for name, value in sorted(variables.items()):
         if name in fields and not value.strip():

@@ -1,4 +1,4 @@
-"""`lgm-pose doctor`: checks the set-up and says what is wrong with it."""
+"""`lgm-pose doctor`: checks the set-up and reports errors."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ from service.config import Settings
 from service.errors import ArtefactError, ConfigError
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
+from service.inference.runtime import Files
 from service.security.credentials import Security
 from service.server import check_port
 from service.types import Frame, Options
@@ -33,20 +34,20 @@ _SPARE_FILES = 64  # libraries, logs, temporary files
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check: a verdict and a sentence that says what to do where that is needed."""
+    """The result of one check: a verdict and a sentence, which says what to do if necessary."""
 
     verdict: Verdict
     text: str
 
 
 def diagnose(settings: Settings) -> Iterator[Finding]:
-    """The findings of all checks, in the order of start-up; no check changes anything."""
+    """The findings of all checks in the order of start-up. Checks change nothing."""
     for check in _CHECKS:
         yield from check(settings)
 
 
 def run_doctor(settings: Settings) -> int:
-    """Print the findings; the exit status is 1 when one of them is an error."""
+    """Print the findings and return the exit status: 1 if one of them is an error."""
     findings = []
     for finding in diagnose(settings):
         findings.append(finding)
@@ -72,7 +73,7 @@ def _packages(settings: Settings) -> Iterator[Finding]:
             "warning", "PyAV is not installed: POST /v1/videos is refused (pip install 'lgm-pose[video]')"
         )
     else:
-        yield Finding("ok", f"PyAV {version('av')}: video files are read")
+        yield Finding("ok", f"PyAV {version('av')}: video files are supported")
 
 
 def _processors(settings: Settings) -> Iterator[Finding]:
@@ -89,7 +90,7 @@ def _open_files(settings: Settings) -> Iterator[Finding]:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * settings.max_connections + _SPARE_FILES  # as many over gRPC
+    needed = 2 * settings.max_connections + _SPARE_FILES  # the same number over gRPC
     if soft != resource.RLIM_INFINITY and soft < needed:
         text = f"{soft} open files are too few for POSE_MAX_CONNECTIONS={settings.max_connections}"
         yield Finding("warning", f"{text}: run `ulimit -n {needed}` first")
@@ -115,7 +116,7 @@ def _temporary_folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning", f"no temporary folder is writable, video uploads fail: {error.strerror}")
         return
     if free < settings.max_video_bytes:
-        text = f"{folder} has {free >> 20} MiB left, less than a video may have"
+        text = f"{folder} has {free >> 20} MiB left, less than the largest video"
         yield Finding("warning", f"{text}: POSE_MAX_VIDEO_BYTES={settings.max_video_bytes}")
     else:
         yield Finding("ok", f"{folder} has {free >> 20} MiB left for video uploads")
@@ -127,15 +128,16 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("error", str(error))
         return
-    keys = "API keys are required" if security.keys else "no API keys: every caller is served"
+    keys = "API keys are required" if security.keys else "no API keys: every client is served"
     yield Finding("ok", f"{keys}; {'TLS' if security.tls else 'no TLS'}")
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
+    files = Files.of(settings.weights, settings.detector, settings.pose)
     start = perf_counter()
     try:
         pipeline = open_pipeline(
-            settings.weights, threads=settings.threads or available_cpus(), runtime=settings.runtime
+            files, threads=settings.threads or available_cpus(), runtime=settings.runtime
         )
     except ArtefactError as error:
         yield Finding("error", str(error))
@@ -144,7 +146,8 @@ def _networks(settings: Settings) -> Iterator[Finding]:
     pipeline.run([Frame(np.zeros((480, 640, 3), np.uint8), Options())])
     seconds = f"opened in {opened - start:.1f} s, an empty picture takes {perf_counter() - opened:.3f} s"
     models = pipeline.models
-    yield Finding("ok", f"{models.detector.name} and {models.pose.name} in {settings.weights}: {seconds}")
+    where = f"{models.detector.name} ({files.detector}) and {models.pose.name} ({files.pose})"
+    yield Finding("ok", f"{where}: {seconds}")
     pipeline.close()
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, with the status it has in each protocol.
+"""Failures of requests, with their status in each protocol.
 
 bytes -> [limits] -> image -> [admission] -> place -> [deadline] -> batch -> [inference] -> persons
 """
@@ -11,10 +11,10 @@ RETRY_AFTER_S = 1
 
 
 class PoseError(Exception):
-    """A failure that a caller is told about; the text is meant for the caller.
+    """A failure of a request; its text is for the client.
 
-    index: which image of a request of several is at fault, where it is one. retry_after_s: when the same
-    request may fare better, where that is known.
+    index: the invalid image of a request with several images. retry_after_s: seconds after which the client
+    may try again, if known.
     """
 
     code: ClassVar[str]
@@ -27,7 +27,7 @@ class PoseError(Exception):
         self.index = index
 
     def at(self, index: int) -> "PoseError":
-        """The same failure, of image `index`."""
+        """The same failure for image `index`."""
         return type(self)(str(self), index=index)
 
 
@@ -56,13 +56,13 @@ class NotFound(PoseError):
 
 
 class Unauthenticated(PoseError):
-    """The caller has shown no key, or one that is not known."""
+    """The client has sent no key or an unknown one."""
 
     code, http_status, grpc_status = "unauthenticated", 401, StatusCode.UNAUTHENTICATED
 
 
 class ForeignOrigin(PoseError):
-    """A page of another site asks."""
+    """The request comes from a page of another origin."""
 
     code, http_status, grpc_status = "foreign_origin", 403, StatusCode.PERMISSION_DENIED
 
@@ -80,7 +80,7 @@ class ImageTooLarge(PoseError):
 
 
 class UnsupportedMediaType(PoseError):
-    """The body is of a type that is not taken."""
+    """The type of the body is not supported."""
 
     code, http_status, grpc_status = "unsupported_media_type", 415, StatusCode.INVALID_ARGUMENT
 
@@ -92,14 +92,14 @@ class InvalidArgument(PoseError):
 
 
 class Overloaded(PoseError):
-    """Every place is taken."""
+    """All places are taken."""
 
     code, http_status, grpc_status = "overloaded", 429, StatusCode.RESOURCE_EXHAUSTED
     retry_after_s = RETRY_AFTER_S
 
 
 class RateLimited(PoseError):
-    """The caller asks more often than its key allows."""
+    """The client exceeds the rate of its key."""
 
     code, http_status, grpc_status = "rate_limited", 429, StatusCode.RESOURCE_EXHAUSTED
 
@@ -109,13 +109,13 @@ class RateLimited(PoseError):
 
 
 class Abandoned(PoseError):
-    """The caller went away; nobody reads the answer. The status is the customary one for logs."""
+    """The client disconnected. The status is the customary one for logs; no one receives it."""
 
     code, http_status, grpc_status = "abandoned", 499, StatusCode.CANCELLED
 
 
 class InferenceFailed(PoseError):
-    """A fault of the service, told without particulars."""
+    """A fault of the service, reported without details."""
 
     code, http_status, grpc_status = "internal", 500, StatusCode.INTERNAL
 
@@ -124,32 +124,32 @@ class InferenceFailed(PoseError):
 
 
 class NotInstalled(PoseError):
-    """What the request needs is an extra that this service was installed without."""
+    """The request needs an extra that is not installed."""
 
     code, http_status, grpc_status = "not_installed", 501, StatusCode.UNIMPLEMENTED
 
 
 class ShuttingDown(PoseError):
-    """The service takes no new work."""
+    """The service accepts no new requests."""
 
     code, http_status, grpc_status = "shutting_down", 503, StatusCode.UNAVAILABLE
     retry_after_s = RETRY_AFTER_S
 
 
 class WorkerLost(PoseError):
-    """What runs the networks has died or gone astray, and is being restarted."""
+    """The inference worker crashed or hung and is being restarted."""
 
     code, http_status, grpc_status = "worker_lost", 503, StatusCode.UNAVAILABLE
     retry_after_s = RETRY_AFTER_S
 
     def __init__(
-        self, detail: str = "the worker was lost and is being restarted", *, index: int | None = None
+        self, detail: str = "the worker crashed and is being restarted", *, index: int | None = None
     ) -> None:
         super().__init__(detail, index=index)
 
 
 class StorageFull(PoseError):
-    """There is no room for an upload that is stored while it is worked on."""
+    """There is no disk space to store an upload."""
 
     code, http_status, grpc_status = "storage_full", 507, StatusCode.RESOURCE_EXHAUSTED
     retry_after_s = RETRY_AFTER_S
@@ -162,8 +162,8 @@ class DeadlineExceeded(PoseError):
 
 
 class ConfigError(Exception):
-    """Keys or certificates that cannot be served; at start-up it stops."""
+    """Invalid keys or certificates; start-up stops."""
 
 
 class ArtefactError(Exception):
-    """A network file that cannot be served; start-up stops."""
+    """An invalid network file; start-up stops."""

@@ -1,4 +1,4 @@
-"""`lgm-pose estimate` and `lgm-pose stream`: the client's command, with a service started for it alone."""
+"""`lgm-pose estimate` and `lgm-pose stream`: the client's command with a temporary service."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
 
-# a service for this command alone listens on loopback, on free ports, and needs no keys
+# the temporary service listens on free ports of loopback and needs no keys
 _OVERRIDES = {"POSE_HOST": "127.0.0.1", "POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
 _NOT_INHERITED = ("POSE_API_KEY", "POSE_TLS_", "POSE_RATE_LIMIT")
 
 
 def run_client(command: str, arguments: Sequence[str]) -> None:
-    """Run a command of lgm-pose-client on a service that lives as long as the command.
+    """Run a command of lgm-pose-client with a service that runs only for this command.
 
-    Exits with one line when the client is not installed or the service does not start.
+    Exits with a one-line message when the client is not installed or the service does not start.
     """
     try:
         from lgm_pose_client.__main__ import main
@@ -32,7 +32,7 @@ def run_client(command: str, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _service() -> Iterator[tuple[str, str]]:
-    """URL of REST and address of gRPC of a service that runs while open. Exits when it does not start."""
+    """REST URL and gRPC address of a running service. Exits when it does not start."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     child = subprocess.Popen(
         [sys.executable, "-m", "service", "serve"],
@@ -47,7 +47,7 @@ def _service() -> Iterator[tuple[str, str]]:
         started = next((line for line in log if line["message"] == "serving"), None)
         if started is None:
             raise SystemExit(child.communicate()[1].strip())
-        Thread(target=child.communicate, daemon=True).start()  # a full pipe would stop the service
+        Thread(target=child.communicate, daemon=True).start()  # a full pipe blocks the service
         yield started["http"], f"127.0.0.1:{started['grpc_port']}"
     finally:
         child.terminate()

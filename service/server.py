@@ -15,7 +15,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.http.slow_clients import Limits, PatientHttp, PatientWebSocket
+from service.api.grpc.server import LAST_WORDS_S
+from service.api.http.slow_clients import Connections, Limits, PatientHttp, PatientWebSocket, check_hooks
 from service.config import Settings, listed
 from service.errors import ArtefactError, ConfigError
 from service.observability.logs import configure_logs
@@ -33,15 +34,21 @@ _PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 
 class Server(uvicorn.Server):
-    """uvicorn that says where it listens, drains at the first signal and leaves with status 0."""
+    """uvicorn that announces its address, drains after the first signal and exits with status 0."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         tls: Tls | None = app.state.security.tls
-        limits = Limits(settings.head_timeout_s, settings.receipt_timeout_s, settings.max_connections)
+        check_hooks()
+        limits = Limits(
+            head_s=settings.head_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            transfer_s=settings.receipt_timeout_s,
+            connections=settings.max_connections,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(PatientHttp, limits=limits),  # type: ignore[arg-type]
+                http=partial(PatientHttp, limits=limits, idle=Connections()),  # type: ignore[arg-type]
                 host=settings.host,
                 port=settings.http_port,
                 log_config=None,
@@ -53,10 +60,10 @@ class Server(uvicorn.Server):
                 ssl_context_factory=None if tls is None else lambda *_: tls.context(),
                 ws=partial(PatientWebSocket, limits=limits),  # type: ignore[arg-type]
                 ws_max_size=settings.max_body_bytes,
-                ws_per_message_deflate=False,  # pictures are compressed already
+                ws_per_message_deflate=False,  # images are already compressed
                 # a pong waits behind the frames that are held back
                 ws_ping_timeout=_PONG_TIMEOUT_S,
-                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
+                timeout_keep_alive=math.ceil(settings.idle_timeout_s),
             )
         )
         self._state, self._drain_timeout_s = app.state, settings.drain_timeout_s
@@ -66,9 +73,9 @@ class Server(uvicorn.Server):
         self._on_terminal = _ends_with_its_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then announce it."""
+        """Listen, then announce the address."""
         self._loop = loop = asyncio.get_running_loop()
-        # uvicorn has no setting for it, and 60 s is long for a handshake
+        # uvicorn has no setting for the 60 s of a handshake
         listen = partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
         loop.create_server = listen  # type: ignore[method-assign]
         if hasattr(signal, "SIGHUP"):
@@ -82,17 +89,21 @@ class Server(uvicorn.Server):
         logger.info("serving", extra={"http": url, "grpc_port": grpc_port})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let streams end by themselves, where uvicorn would cut them, then shut down as it does."""
+        """Wait for streams to end, which uvicorn would cut, then shut down like uvicorn."""
         for server in self.servers:
             server.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._drain_timeout_s
         self._draining = asyncio.create_task(self._state.estimator.drain(self._drain_timeout_s))
         await asyncio.wait((self._draining,))
+        # answers that are still being sent get the rest of the same time
+        self.config.timeout_graceful_shutdown = max(LAST_WORDS_S, math.ceil(deadline - loop.time()))
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Refuse new work at once; a second SIGINT ends without waiting.
+        """Refuse new requests at once; a second SIGINT ends without waiting.
 
-        A second SIGTERM changes nothing: `make` and others pass on what the whole process group got.
+        A second SIGTERM changes nothing: `make` and others forward a signal that the whole group received.
         """
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
@@ -100,11 +111,11 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._drain)
 
     def _reload(self) -> None:
-        """Serve the networks as they are in their files now, unless those are bad."""
+        """Load the current network files, unless they are invalid."""
         asyncio.get_running_loop().run_in_executor(None, self._state.worker.reload)
 
     def _hang_up(self) -> None:
-        """The terminal is gone, and with it whoever reads what is written to it."""
+        """Handle the loss of the terminal, after which writing to it fails."""
         logger.info("hung up")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
@@ -121,10 +132,10 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal. Exits with one line when that is not possible."""
+    """Serve until a signal. Exits with a one-line message if that is not possible."""
     configure_logs()
     start_tracing()
-    # OpenCV reads its own limit once, when it is imported: a second line behind service.core.image
+    # OpenCV reads this limit when it is imported; it backs up the limit of service.core.image
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
     from service.app import create_app
 
@@ -136,22 +147,22 @@ def serve(settings: Settings) -> None:
         raise SystemExit(str(error)) from None
     if app.state.security.keys is None and settings.tls_client_ca is None:
         _warn_if_public(settings.host)
-    # asyncio makes a socket on `::` one of IPv6 alone
+    # asyncio makes a socket on `::` IPv6 only
     sockets = [listen(settings.host, settings.http_port)] if _is_any_ipv6(settings.host) else None
     Server(app, settings).run(sockets)
 
 
 def check_port(name: str, host: str, port: int) -> None:
-    """Exits with one line when the port cannot be had; the servers themselves would give a traceback."""
+    """Exits with a one-line message if the port is not available; the servers would print a traceback."""
     try:
         listen(host, port).close()
-    except (OSError, UnicodeError) as error:  # UnicodeError: what cannot be the name of a host
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         reason = getattr(error, "strerror", None) or error
         raise SystemExit(f"{name}: cannot listen on {host} port {port}: {reason}") from None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; one on `::` takes IPv4 too, as gRPC does. Raises OSError or UnicodeError."""
+    """A listening socket; `::` accepts IPv4 too, as in gRPC. Raises OSError or UnicodeError."""
     if _is_any_ipv6(host):
         return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -166,7 +177,7 @@ def _is_any_ipv6(host: str) -> bool:
 
 
 def _ends_with_its_terminal() -> bool:
-    """Whether a hang-up is meant to end the process: it has a terminal, and `nohup` has not started it."""
+    """Whether SIGHUP should end the process: it has a terminal and was not started by `nohup`."""
     if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return False
     try:
@@ -183,8 +194,7 @@ def _warn_if_public(host: str) -> None:
         loopback = host == "localhost"
     if not loopback:
         logger.warning(
-            "%s is reachable from outside, and the service asks nobody for a key:"
-            " set POSE_API_KEYS or POSE_API_KEYS_FILE",
+            "%s is reachable from outside, and no keys are required: set POSE_API_KEYS or POSE_API_KEYS_FILE",
             host,
         )
 

@@ -1,4 +1,4 @@
-"""What travels from the bytes of an image to the answer.
+"""The data types from the bytes of an image to the answer.
 
 Coordinates are pixels of the image after its EXIF orientation and `rotate`: x right, y down, integer =
 pixel centre.
@@ -9,16 +9,16 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, WithJsonSchema
+from pydantic import WithJsonSchema
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = npt.NDArray[np.float32]
 ROTATIONS = (0, 90, 180, 270)
-MAX_PERSONS = 200  # of an image, whatever a caller asks for
+MAX_PERSONS = 200  # limit of the persons of an image
 
 
 def array_of(count: int, kind: str, description: str) -> WithJsonSchema:
-    """JSON schema of `count` items of one kind; few client generators understand that of a tuple."""
+    """JSON schema of `count` items of one type; few client generators understand a tuple's schema."""
     items = {"type": kind}
     schema = {"type": "array", "items": items, "minItems": count, "maxItems": count}
     return WithJsonSchema({**schema, "description": description})
@@ -30,10 +30,10 @@ Keypoint = Annotated[tuple[float, float, float], array_of(3, "number", "x, y in 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller wants: persons of at least `min_score`, from the `max_persons` best boxes.
+    """Options of a request: minimum score, and the number of best boxes to estimate.
 
-    rotate: degrees clockwise, one of ROTATIONS, by which the picture is turned once its EXIF orientation is
-    applied; coordinates are those of the turned picture.
+    rotate: clockwise rotation in degrees, one of ROTATIONS, after the EXIF orientation; coordinates are
+    those of the rotated image.
     """
 
     min_score: float = 0.2
@@ -43,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Persons of one image by falling score: boxes (N, 4) x1, y1, x2, y2 in its pixels, scores (N,)."""
+    """Boxes of one image sorted by descending score: (N, 4) x1, y1, x2, y2 in its pixels; scores (N,)."""
 
     boxes: Floats
     scores: Floats
@@ -51,7 +51,7 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded image and what its caller wants of it; the detector runs where no `boxes` are given."""
+    """A decoded image and its options; the detector runs if `boxes` is None."""
 
     image: Image
     options: Options
@@ -60,25 +60,25 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person: `bbox` as x1, y1, x2, y2 and 17 `keypoints` as x, y, score in COCO's order, in pixels."""
+    """A person: `bbox` x1, y1, x2, y2; `keypoints` x, y, score in the order of /v1/skeleton; in pixels."""
 
     bbox: BBox
     score: float
-    keypoints: Annotated[tuple[Keypoint, ...], Field(min_length=17, max_length=17)]
+    keypoints: tuple[Keypoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedPerson(Person):
-    """A person with the id that it keeps from frame to frame of its camera."""
+    """A person with an id that stays the same from frame to frame of a camera."""
 
     track_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Persons of one frame, sorted by descending score, and the number of crops they were found in.
+    """Persons of one frame, sorted by descending score, and the number of crops of the frame.
 
-    detect, pose: the seconds that the frame spent in each network, with the frames that ran together with it.
+    detect, pose: seconds in each network, including the frames of the same batch.
     """
 
     persons: tuple[Person, ...]
@@ -89,10 +89,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds from the arrival of an image to its answer, stage by stage; their sum is the whole time.
+    """Seconds of each stage from the arrival of an image to its answer; their sum is the total time.
 
-    queue: waiting for a turn, and for memory. decode, detect, pose: the work. other: what is left, such as
-    the way to a child process, the order of a stream's answers and its tracking.
+    queue: waiting for a turn and for memory. other: the rest, such as the transfer to a child process,
+    drawing, tracking, and waiting for earlier answers of a stream.
     """
 
     decode: float
@@ -102,14 +102,14 @@ class Timings:
     other: float
 
     def of(self, total: float) -> "Timings":
-        """The same with `other` such that all add up to `total` seconds."""
+        """The same with `other` set so that the stages add up to `total` seconds."""
         rest = total - self.decode - self.queue - self.detect - self.pose
         return replace(self, other=round(max(rest, 0), 6))
 
 
 @dataclass(frozen=True, slots=True)
 class Poses:
-    """The persons of one image, by falling score, and its size in pixels."""
+    """The persons of one image, sorted by descending score, and its size in pixels."""
 
     width: int
     height: int
@@ -119,16 +119,17 @@ class Poses:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network: its name, version and the commit of its training code."""
+    """A network: its name, version, the commit of its training code, and the runtime that it runs on."""
 
     name: str
     version: str
     commit: str
+    runtime: str
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The two networks that answer."""
+    """The two loaded networks."""
 
     pose: Model
     detector: Model
@@ -136,7 +137,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """Pixels as a camera gives them: `data` holds height x width x 3 bytes, in the order BGR or RGB."""
+    """Raw pixels: `data` has height x width x 3 bytes, in the order BGR or RGB."""
 
     data: bytes | memoryview
     width: int
@@ -144,4 +145,4 @@ class RawImage:
     rgb: bool = False
 
 
-Picture = bytes | RawImage  # bytes: an encoded JPEG, PNG or WebP
+Picture = bytes | RawImage  # bytes: an encoded image

@@ -26,8 +26,8 @@ def test_an_overloaded_core_answers_as_much_as_it_can_and_drops_the_rest(cameras
     found = simulated(cameras, fps=10, cost_ms=20)
     assert found["busy"] == pytest.approx(1, abs=0.01)
     assert 1 - found["dropped"] == pytest.approx(1 / load, rel=0.03)
-    # no answer is older than a frame that has waited for every other camera, and its own batch
-    assert found["p99_ms"] <= 20 * cameras + 20 * 8 + 100
+    # when the work on a frame starts, it is at most one interval of its camera old
+    assert found["p99_ms"] <= 1.1 * 100 + 20
 
 
 def test_a_core_below_its_limit_drops_almost_no_frames() -> None:

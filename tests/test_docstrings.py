@@ -15,8 +15,8 @@ SOURCES = sorted(
 
 #: Names of array types in annotations.
 ARRAY = re.compile(r"\b(NDArray|ArrayLike|Tensor|Floats|Pixels|Image|Boxes|Heatmaps|Keypoints|Doubles)\b")
-#: "(N, 4)", "(n,)", "(...)", "(H / 4, W / 4)", "(height, width, 3)".
-SHAPE = re.compile(r"\((?:\.\.\.|[\w ./*+'-]+,[\w ,./*+'-]*)\)")
+#: "(N, 4)", "(n,)", "(...)", "(H / 4, W / 4)", "(height, width, 3)", or the word scalar.
+SHAPE = re.compile(r"\bscalar\b|\((?:\.\.\.|[\w ./*+'-]+,[\w ,./*+'-]*)\)")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -45,11 +45,7 @@ def of_arrays(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 #: Modules whose docstrings are still to be written.
-LATER = {
-    "model/metrics.py", "model/tasks.py", "service/api/openinference/json_tensors.py",
-    "service/api/openinference/tensors.py", "service/core/estimator.py", "service/inference/runtime.py",
-    "service/streaming/camera.py",
-}  # fmt: skip
+LATER = {"model/calibrate.py"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -60,7 +56,9 @@ def test_functions_of_arrays_name_the_shapes(path: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("text", ["(N, 4) boxes", "scores (n,)", "of shape (...)", "(n, K, H/4, W/4)"])
+@pytest.mark.parametrize(
+    "text", ["(N, 4) boxes", "a scalar", "scores (n,)", "of shape (...)", "(n, K, H/4, W/4)"]
+)
 def test_a_shape_is_recognised(text: str) -> None:
     assert SHAPE.search(text)
 

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
+from examples import coco_export
+from lgm_pose_client import Person, Poses, Timings
 from tests.support.networks import BOX
 from tests.support.service import ROOT, Launch, Pixels, Service
 
@@ -65,6 +67,30 @@ def test_a_fall_is_reported_once_and_a_short_bow_is_not(service: Service, tmp_pa
     (line,) = run("fall_alert.py", fall, service.grpc)
     assert line.startswith("person 1 has been down for 2 s (frame ")
     assert int(line.removesuffix(")").rsplit(" ", 1)[1]) > FPS + 2 * FPS - 2
+
+
+def test_photos_of_any_suffix_are_labelled_and_a_bad_one_is_named(
+    service: Service, photo: bytes, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "labels.json"
+    folder.mkdir()
+    for name in ("a.JPG", "b.jpeg", "c.Png"):
+        (folder / name).write_bytes(photo)
+    (folder / "bad.jpg").write_bytes(b"nonsense")
+    command = [sys.executable, str(ROOT / "examples" / "coco_export.py"), str(folder), str(out), service.url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"{folder / 'bad.jpg'}: " in done.stderr and "Traceback" not in done.stderr
+    assert [each["file_name"] for each in COCO(out).imgs.values()] == ["a.JPG", "b.jpeg", "c.Png"]
+
+
+def test_joints_outside_the_photo_are_not_labelled() -> None:
+    keypoints = ((10.0, 20.0, 0.9), (-3.0, 20.0, 0.9), (10.0, 90.4, 0.4), *[(5.0, 5.0, 0.1)] * 14)
+    person = Person((-5.0, 1.0, 60.0, 95.0), 0.8, keypoints)
+    label = coco_export.annotation(person, Poses(50, 90, (person,), Timings(0, 0, 0, 0, 0)))
+    assert label["keypoints"][:9] == [10, 20, 2, 0, 0, 0, 0, 0, 0]
+    assert label["num_keypoints"] == 1
+    assert label["bbox"] == [0, 1, 50, 89]
 
 
 def test_labelled_photos_form_a_coco_data_set(launch: Launch, photo: bytes, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ MAX_FRAME_ID = 2**64 - 1
 class Policy(StrEnum):
     """What happens to frames that come faster than they are answered.
 
-    LATEST: a frame that waits is dropped when a newer one comes, so an answer is never old. ALL: every frame
+    LATEST: a newer frame replaces the one that waits, until the work on it starts. ALL: every frame
     is answered, and the sender is held back.
     """
 

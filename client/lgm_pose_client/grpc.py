@@ -28,7 +28,7 @@ from lgm_pose_client.types import Options, Poses
 ADDRESS = "127.0.0.1:50051"
 PATIENCE_S = 60.0
 # pings show within 30 s that a connection passes no more bytes though it is open; grpc itself sends none
-KEEPALIVE_S, PING_TIMEOUT_S = 20.0, 10.0
+KEEPALIVE_S, PING_TIMEOUT_S = 10.0, 10.0
 
 
 class GrpcClient:
@@ -144,7 +144,7 @@ class AsyncGrpcClient:
 
         A frame whose connection broke is answered as failed, with the code `connection_lost`; the counts are
         those over all connections. A track id is never used again: after a break persons get new ones. A
-        connection that passes no bytes is given up within KEEPALIVE_S + PING_TIMEOUT_S.
+        connection that passes no bytes is given up within 2 * KEEPALIVE_S + PING_TIMEOUT_S.
 
         Raises ServiceError once there has been no connection for give_up_s, or at once for a frame that is
         larger than the service accepts; what `frames` raises, once the frames before it are answered.
@@ -168,5 +168,7 @@ def _options() -> tuple[tuple[str, int], ...]:
         ("grpc.max_reconnect_backoff_ms", 5000),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_S * 1000)),
         ("grpc.keepalive_timeout_ms", round(PING_TIMEOUT_S * 1000)),
+        # of other pings: one that measures the bandwidth is often under way, and no second one is sent
+        ("grpc.http2.ping_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         ("grpc.http2.max_pings_without_data", 0),  # no limit: a quiet camera's pings go on
     )

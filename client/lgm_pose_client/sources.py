@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from lgm_pose_client.frames import Policy, StreamFrame
 from lgm_pose_client.pictures import encode, turned
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
 #: Suffixes of pictures in a folder, in lower case; what the service cannot read it refuses by name.
@@ -106,19 +107,20 @@ class Camera(Source):
         self._container = _opened(name, kind)
 
     def __iter__(self) -> Iterator[StreamFrame]:
-        index, start = 0, time.monotonic()
+        index, start, taken = 0, time.monotonic(), 0.0
         while True:
-            begin, first = time.monotonic() - start, None
+            offset: float | None = None  # the camera's clock may start again with each connection
             with self._container:
                 reason = "it ended"
                 try:
                     for frame in _decoded(self, self._container):
                         now = time.monotonic() - start
-                        first = frame.time if first is None else first
-                        taken = now if frame.time is None or first is None else begin + frame.time - first
+                        if frame.time is not None and offset is None:
+                            offset = now - frame.time
+                        taken = max(taken, now if offset is None else frame.time + offset)
                         yield StreamFrame(index, _upright(frame), taken)
                         index += 1
-                except OSError as error:  # FFmpeg's errors are of this kind
+                except OSError as error:
                     reason = f"it was lost: {error}"
                     if self._once:
                         raise ValueError(f"{self._name}: {reason}") from error
@@ -200,16 +202,24 @@ def _decoded(source: Source, container: "InputContainer") -> Iterator["VideoFram
     from av import FFmpegError
 
     stream = container.streams.video[0]
-    packets = (packet for packet in container.demux(stream) if packet.size)  # an empty one ends the decoder
-    packet = next(packets, None)
-    while True:
+    for packet in chain(_packets(container), [None]):  # None: what the decoder holds back
         try:
-            yield from stream.codec_context.decode(packet)  # None: what the decoder holds back
+            yield from stream.codec_context.decode(packet)
         except FFmpegError:
             source.damaged += 1
-        if packet is None:
-            return
-        packet = next(packets, None)
+
+
+def _packets(container: "InputContainer") -> Iterator["Packet[VideoStream]"]:
+    """The packets of the pictures, without empty ones, which would end the decoder. Raises OSError."""
+    from av import FFmpegError
+    from av.error import ExitError
+
+    try:
+        yield from (packet for packet in container.demux(container.streams.video[0]) if packet.size)
+    except ExitError as error:  # the time limit of `_opened`
+        raise OSError(f"no data for {_TIMEOUT_S:g} s") from error
+    except FFmpegError as error:
+        raise OSError(str(error)) from error
 
 
 def _upright(frame: "VideoFrame") -> bytes:

@@ -73,7 +73,7 @@ class Poses:
             value["width"],
             value["height"],
             tuple(map(_person, value["persons"])),
-            Timings(times["decode"], times["queue"], times["detect"], times["pose"], times["other"]),
+            Timings(times["decode"], times["queue"], times["detect"], times["pose"], times.get("other", 0.0)),
         )
 
 

@@ -1,4 +1,4 @@
-"""Keys over both protocols: whatever is not listed as open asks for one, new routes and calls too."""
+"""Keys over both protocols: every route and call that is not listed as open requires one."""
 
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from service.observability.access_log import observed, observed_call, request_id
 from service.security.caller import CALLER
 from service.security.keys import Keys, shown_key
 
-# whether it lives, what it is, and the page, which has nothing to tell before it is given a key
+# health, documentation, and the page, which shows nothing before it has a key
 _OPEN_PATHS = frozenset(
     {"/", "/docs", "/healthz", "/metrics", "/openapi.json", "/readyz", "/v2/health/live", "/v2/health/ready"}
 )
@@ -30,11 +30,11 @@ _OPEN_CALLS = (
     "/inference.GRPCInferenceService/ServerReady",
 )
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-_SUBPROTOCOL = "bearer."  # and the key in base64url: all that a page can send with a WebSocket
+_SUBPROTOCOL = "bearer."  # followed by the key in base64url; a page can send no headers with a WebSocket
 
 
 class KeyMiddleware:
-    """Admits the HTTP requests and WebSockets of those who show a key that is known and within its rate."""
+    """Admits HTTP requests and WebSockets with a known key that is within its rate."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app, self._keys = app, keys
@@ -53,7 +53,7 @@ class KeyMiddleware:
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Admits the calls of those who show a key that is known and within its rate."""
+    """Admits calls with a known key that is within its rate."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -78,7 +78,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
 
 
 def declare_keys(app: FastAPI) -> None:
-    """Tell of the keys in the OpenAPI document: each operation that is not open may answer 401 and 429."""
+    """Declare the keys in the OpenAPI document: operations that are not open may answer 401 and 429."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -104,14 +104,14 @@ def _is_open(path: str) -> bool:
 
 
 def _admit(keys: Keys, key: str) -> None:
-    """Find out who calls, and have the request paid. Raises Unauthenticated or RateLimited."""
+    """Identify the client and take a token of its rate. Raises Unauthenticated or RateLimited."""
     caller = keys.caller(key)
     CALLER.set(caller)
     caller.try_acquire()
 
 
 def _key_among(subprotocols: list[str]) -> str:
-    """The key that a WebSocket is opened with, empty where there is none."""
+    """The key among the subprotocols of a WebSocket; empty if there is none."""
     for each in subprotocols:
         if each.startswith(_SUBPROTOCOL):
             encoded = each.removeprefix(_SUBPROTOCOL)
@@ -123,9 +123,9 @@ def _key_among(subprotocols: list[str]) -> str:
 async def refuse(
     error: PoseError, headers: dict[str, str], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer a request, or a handshake, with a problem before it gets to its route."""
+    """Answer a request or handshake with a problem before it reaches its route."""
     response = pose_problem(error)
-    if scope["type"] == "websocket":  # requests are recorded where they get their ids
+    if scope["type"] == "websocket":  # AccessMiddleware records requests
         ident = request_id(headers.get("x-request-id"))
         response.headers["x-request-id"] = ident
         with observed("websocket", ident, code=error.grpc_status.name):
@@ -134,13 +134,13 @@ async def refuse(
 
 
 def _refusal(error: PoseError, api: str) -> Handler:
-    """A handler for calls of any kind, which ends them before their messages are read."""
+    """A handler for all kinds of calls that ends them before their messages are read."""
 
-    async def refuse(_: object, context: Context) -> None:
+    async def end(_: object, context: Context) -> None:
         try:
             with observed_call(api, identify(context)):
                 raise error
         except PoseError:
             await abort(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(end)

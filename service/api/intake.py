@@ -1,4 +1,4 @@
-"""Permit first: a request has a place, and memory for its body, before the body is received."""
+"""Admission before the body: a request gets a place, and memory for its body, before it is received."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,22 +9,23 @@ from service.errors import Overloaded, ReceiptTimeout
 
 
 class Held:
-    """What a request holds: one place among the images admitted, and `size` bytes of memory."""
+    """The resources of a request: one place of an admitted image, and `size` bytes of memory."""
 
     def __init__(self, intake: "Intake", size: int) -> None:
         self._intake, self.size = intake, size
 
     def shrink(self, size: int) -> None:
-        """Give back what is held beyond `size` bytes."""
+        """Release the memory above `size` bytes."""
         self._intake.give(self.size - size)
         self.size = size
 
 
 class Intake:
-    """Admits requests by their heads.
+    """Admits requests from their heads.
 
-    max_bytes: of a body. memory_bytes: of all bodies under way, at least one of max_bytes; requests wait for
-    it, first come, first served. timeout_s: for the memory to be free, and again for the body to arrive.
+    max_bytes: limit of a body. memory_bytes: limit of all bodies in memory, at least max_bytes; requests
+    wait for it in order of arrival. timeout_s: limit for the memory to become free, and for the body to
+    arrive.
     """
 
     def __init__(self, estimator: Estimator, *, max_bytes: int, memory_bytes: int, timeout_s: float) -> None:
@@ -35,10 +36,10 @@ class Intake:
 
     @asynccontextmanager
     async def admitted(self, announced: int | None = None) -> AsyncIterator[Held]:
-        """Open while a request is received and answered.
+        """Holds the resources of a request while it is received and answered.
 
-        announced: bytes of its body, if they are known; else it holds memory for as many as there may be,
-        until it shrinks. Raises ShuttingDown or Overloaded.
+        announced: length of its body in bytes, if known; otherwise it holds max_bytes until `shrink`.
+        Raises ShuttingDown or Overloaded.
         """
         with self._estimator.admit(1):
             size = self.max_bytes if announced is None else min(announced, self.max_bytes)
@@ -49,11 +50,11 @@ class Intake:
                 self.give(held.size)
 
     def receiving(self) -> AbstractAsyncContextManager[None]:
-        """Open while a body arrives. Raises ReceiptTimeout."""
+        """Limits the time in which a body arrives. Raises ReceiptTimeout."""
         return receiving(self.timeout_s)
 
     def give(self, size: int) -> None:
-        """Give memory back."""
+        """Release memory."""
         self._free += size
         self._freed.set()
 
@@ -65,13 +66,13 @@ class Intake:
                     await self._freed.wait()
                 self._free -= size
         except TimeoutError:
-            raise Overloaded("the memory for request bodies is taken") from None
+            raise Overloaded("the memory for request bodies is in use") from None
         return size
 
 
 @asynccontextmanager
 async def receiving(timeout_s: float) -> AsyncIterator[None]:
-    """Open while a body arrives. Raises ReceiptTimeout."""
+    """Limits the time in which a body arrives. Raises ReceiptTimeout."""
     try:
         async with asyncio.timeout(timeout_s):
             yield

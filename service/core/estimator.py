@@ -1,4 +1,4 @@
-"""From encoded images to poses: the one core under both protocols."""
+"""From encoded images to poses: the core of all protocols."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Sequence
@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from time import perf_counter
 from typing import TypeVar
 
+from model.keypoints import COCO, Skeleton
 from service.core.batching import Batcher, Turn
 from service.core.stages import Done, Job
 from service.errors import (
@@ -24,10 +25,11 @@ T = TypeVar("T")
 
 
 class Estimator:
-    """Admits, queues and answers.
+    """Admits, queues and answers images.
 
     max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
     max_streams: open at once. stream_window: frames of a stream that are worked on at once, at most.
+    skeleton: of the persons' keypoints.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Estimator:
         timeout_s: float,
         max_streams: int,
         stream_window: int,
+        skeleton: Skeleton = COCO,
     ) -> None:
-        self._batcher = batcher
+        self._batcher, self.skeleton = batcher, skeleton
         self._max_images, self.max_pixels, self._timeout_s = max_images, max_pixels, timeout_s
         self._max_streams, self.stream_window = max_streams, stream_window
         self._admitted = self._streams = 0
         self.draining = asyncio.Event()
+        self._drained_by: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -57,39 +61,43 @@ class Estimator:
         timeout_s: float | None = None,
         held: int = 0,
     ) -> list[Poses]:
-        """The poses of each image, or the failure of the first bad one.
+        """The poses of each image, or the failure of the first invalid image.
 
-        source: sources take turns in the queue; each call is its own unless one is given.
-        timeout_s: the caller's own limit, beside the service's. held: places that the caller has by `admit`.
-        Raises any PoseError.
+        source: sources take turns in the queue; by default each call is its own source. timeout_s: the
+        client's deadline, in addition to the service's. held: places already taken with `admit`. Raises any
+        PoseError.
         """
         arrived = perf_counter()
+        jobs = [Job(picture, options, arrived) for picture in images]
         source = object() if source is None else source
-        timeout = min(self._timeout_s, self._timeout_s if timeout_s is None else timeout_s)
-        if len(images) > self._max_images:
-            raise InvalidArgument(f"{len(images)} images are more than the {self._max_images} taken at once")
-        with self.admit(len(images) - held):
-            if (caller := CALLER.get()) is not None:
-                caller.debit(len(images) - 1)  # the request itself took one
-            jobs = [Job(picture, options, arrived) for picture in images]
-            async with _deadline(timeout):
-                return await _every(self._answer(job, source) for job in jobs)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return [poses for poses, _ in await self._answers(jobs, source, limit_s, held)]
+
+    async def draw(self, image: Picture, options: Options, *, held: int = 0) -> tuple[Poses, bytes]:
+        """The poses of an image, and a JPEG of the image with the skeletons.
+
+        held: as in `estimate`. Raises any PoseError.
+        """
+        job = Job(image, options, perf_counter(), drawn=True)
+        (answer,) = await self._answers([job], object(), self._timeout_s, held)
+        return answer
 
     def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
-        """A turn in the queue for a frame of a stream that has its place.
+        """A turn in the queue for a frame of a stream that has a place.
 
         source: as in `estimate`. Raises WorkerLost or ShuttingDown.
         """
         return self._batcher.enter(job, source)
 
     async def answer(self, turn: Turn[Job, Done]) -> Poses:
-        """The poses of the frame that a runner takes at this turn. Raises any PoseError."""
+        """The poses of the frame that the turn holds when a runner takes it. Raises any PoseError."""
         async with _deadline(self._timeout_s):
-            return _poses(await self._batcher.result(turn), turn.item.arrived)
+            done = await self._batcher.result(turn)
+        return _poses(turn.item, done)
 
     @contextmanager
     def stream_place(self) -> Iterator[None]:
-        """A place for a stream. Raises ShuttingDown or Overloaded."""
+        """Takes a place for a stream. Raises ShuttingDown or Overloaded."""
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
         if self._streams >= self._max_streams:
@@ -103,7 +111,7 @@ class Estimator:
             self._check_idle()
 
     def check_ready(self) -> None:
-        """Raises ShuttingDown, or WorkerLost, while the service takes no work."""
+        """Raises ShuttingDown or WorkerLost if the service is not ready."""
         if self.draining.is_set():
             raise ShuttingDown("the service is shutting down")
         if not self._batcher.ready:
@@ -111,22 +119,27 @@ class Estimator:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes work: it has a worker and does not drain."""
+        """Whether the service is ready: the worker is alive and it does not drain."""
         return self._batcher.ready and not self.draining.is_set()
 
     def readiness(self) -> AsyncIterator[bool]:
-        """Whether there is a worker: now, and after each change."""
+        """Whether the worker is alive: now, and after each change."""
         return self._batcher.readiness()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new work and wait until what was admitted is answered, but no longer than timeout_s."""
+        """Refuse new requests and wait until all admitted ones are answered.
+
+        All calls together wait at most timeout_s from the first call on.
+        """
         self.draining.set()
+        self._drained_by = self._drained_by or asyncio.get_running_loop().time() + timeout_s
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout_at(self._drained_by):
+                await self._idle.wait()
 
     @contextmanager
     def admit(self, count: int) -> Iterator[None]:
-        """Places for `count` images. Raises ShuttingDown or Overloaded; never for 0."""
+        """Takes places for `count` images. Raises ShuttingDown or Overloaded, but not for 0."""
         if not count:
             yield
             return
@@ -142,8 +155,21 @@ class Estimator:
             self._admitted -= count
             self._check_idle()
 
-    async def _answer(self, job: Job, source: Hashable) -> Poses:
-        return _poses(await self._batcher.submit(job, source), job.arrived)
+    async def _answers(
+        self, jobs: Sequence[Job], source: Hashable, timeout_s: float, held: int
+    ) -> list[tuple[Poses, bytes]]:
+        """The poses and the drawing of each image of a request. Raises any PoseError."""
+        if len(jobs) > self._max_images:
+            raise InvalidArgument(f"{len(jobs)} images are more than the {self._max_images} taken at once")
+        with self.admit(len(jobs) - held):
+            if (caller := CALLER.get()) is not None:
+                caller.debit(len(jobs) - 1)  # the request itself took one
+            async with _deadline(min(self._timeout_s, timeout_s)):
+                return await _every(self._answer(job, source) for job in jobs)
+
+    async def _answer(self, job: Job, source: Hashable) -> tuple[Poses, bytes]:
+        done = await self._batcher.submit(job, source)
+        return _poses(job, done), done.drawing
 
     def _check_idle(self) -> None:
         if not self._admitted and not self._streams:
@@ -152,7 +178,7 @@ class Estimator:
 
 @asynccontextmanager
 async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded when its block takes longer."""
+    """Raises DeadlineExceeded if its block takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -160,9 +186,9 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
         raise DeadlineExceeded(f"no answer within {seconds:.3g} s") from None
 
 
-def _poses(done: Done, arrived: float) -> Poses:
-    """What was found in an image that arrived at a moment of `perf_counter` and is answered now."""
-    estimate = done.estimate
+def _poses(job: Job, done: Done) -> Poses:
+    """The poses of an image, with the timings until now."""
+    arrived, estimate = job.arrived, done.estimate
     posing = done.decoded + estimate.detect
     stage_spans(
         queue=(arrived, done.begun),
@@ -181,7 +207,7 @@ def _poses(done: Done, arrived: float) -> Poses:
 
 
 async def _every(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order; when some fail, once all are done, the failure of the first, with its index."""
+    """All results in order. If some fail, raises the failure of the first one after all are done."""
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, PoseError):

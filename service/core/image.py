@@ -2,14 +2,18 @@
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from types import ModuleType
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from service.core.formats import bmp_size, first_gif_frame, gif_size, tiff_size
+from service.core.isobmff import isobmff_kind, read_still
 from service.core.metadata import exif_orientation, png_without_metadata, webp_without_metadata
-from service.errors import ImageTooLarge, InvalidImage
+from service.errors import ImageTooLarge, InvalidImage, NotInstalled
 from service.types import Image, Picture, RawImage
 
 MAX_SIDE = 32_766  # OpenCV cannot warp an image with a longer side
@@ -18,26 +22,33 @@ _MAX_SEGMENTS = 1024  # cameras write some dozens; walking a file of empty ones 
 _JPEG = b"\xff\xd8\xff"
 # none of these occurs in entropy-coded data; fill bytes FF may stand before a marker, and are not part of the
 # expression, which would take quadratic time on a run of them
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
 _WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
-_SOF2, _EOI, _SOS, _APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_PROGRESSIVE = {0xC2, 0xCA}
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers of frames, by the kind of coding
 _CLOCKWISE = {0: 1, 90: 6, 180: 3, 270: 8}  # EXIF orientations by degrees
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF, _GIF = (b"II*\0", b"MM\0*"), (b"GIF87a", b"GIF89a")
+_CODED_PADDING = 64  # pixels that a coded picture may be wider and higher than what is shown of it
 
 
 def read_size(data: Picture, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels from the header of a JPEG, PNG or WebP; decodes no pixels.
+    """Width and height in pixels as the header gives them; decodes no pixel.
 
-    Raises InvalidImage; ImageTooLarge for more than `max_pixels` or a side over MAX_SIDE.
+    Raises InvalidImage for what is not a JPEG, PNG, WebP, AVIF, BMP, TIFF, GIF or HEIC; ImageTooLarge for
+    more than `max_pixels` or a side over MAX_SIDE; NotInstalled where a HEIC image needs an extra.
     """
     try:
-        width, height = _raw_size(data) if isinstance(data, RawImage) else _header(data)
-    except (struct.error, ValueError, KeyError) as error:  # KeyError: simplejpeg, unknown colours
+        width, height, coded = _raw_size(data) if isinstance(data, RawImage) else _header(data)
+    except (struct.error, ValueError, KeyError, IndexError) as error:  # KeyError: simplejpeg, unknown colours
         raise InvalidImage("the image's header is damaged") from error
     if width < 1 or height < 1:
         raise InvalidImage("the image has no pixels")
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width} x {height} pixels are more than {max_pixels}")
+    if coded > max(max_pixels, (width + _CODED_PADDING) * (height + _CODED_PADDING)):
+        raise ImageTooLarge(f"a picture inside the file has {coded} pixels, more than {max_pixels}")
     if max(width, height) > MAX_SIDE:
         raise ImageTooLarge(f"a side of {max(width, height)} pixels is longer than {MAX_SIDE}")
     return width, height
@@ -67,6 +78,8 @@ def _decode(data: Picture) -> Image:
         return np.ascontiguousarray(pixels[..., ::-1]) if data.rgb else pixels
     if data.startswith(_JPEG) and (image := _decode_jpeg(data)) is not None:
         return turn(image, _jpeg_orientation(data))
+    if isobmff_kind(data) == "heic":
+        return _decode_heic(data)
     pixels_only, orientation = _without_metadata(data)
     try:
         decoded = cv2.imdecode(np.frombuffer(pixels_only, np.uint8), cv2.IMREAD_COLOR)
@@ -83,45 +96,73 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
         return png_without_metadata(data)
     if data.startswith(b"RIFF"):
         return webp_without_metadata(data)
-    return data, 1
+    if data.startswith(_GIF):
+        return first_gif_frame(data), 1
+    if isobmff_kind(data):
+        return data, read_still(data).orientation
+    return data, 1  # JPEG and TIFF: OpenCV turns them itself
 
 
-def _raw_size(raw: RawImage) -> tuple[int, int]:
+def _raw_size(raw: RawImage) -> tuple[int, int, int]:
     if len(raw.data) != raw.width * raw.height * 3:
         raise InvalidImage(
             f"{len(raw.data)} bytes are not {raw.width} x {raw.height} pixels of 3 bytes in BGR or RGB"
         )
-    return raw.width, raw.height
+    return raw.width, raw.height, 0
 
 
-def _header(data: bytes) -> tuple[int, int]:
-    """Width and height. Raises ValueError, KeyError or struct.error if the header is damaged."""
+def _header(data: bytes) -> tuple[int, int, int]:
+    """Width and height; the most pixels of a picture coded inside the file, or 0 where they are the same.
+
+    Raises struct.error, ValueError, KeyError or IndexError where the header is damaged.
+    """
     if not data:
         raise InvalidImage("the image is empty")
-    if data.startswith(_JPEG):
-        return _jpeg_size(data)
-    if data.startswith(_PNG):
-        name, width, height = struct.unpack_from(">4sII", data, 12)
-        if name != b"IHDR":
-            raise ValueError(name)
-        return width, height
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp_size(data)
-    raise InvalidImage("not a JPEG, PNG or WebP image")
+    if kind := isobmff_kind(data):
+        if kind == "heic":
+            _heif_library()
+        still = read_still(data)
+        return still.width, still.height, still.decoded
+    for starts, size in _SIZES.items():
+        if data.startswith(starts):
+            return *size(data), 0
+    raise InvalidImage("not an image of an accepted format: JPEG, PNG, WebP, AVIF, HEIC, BMP, TIFF or GIF")
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    name, width, height = struct.unpack_from(">4sII", data, 12)
+    if name != b"IHDR":
+        raise ValueError(name)
+    return width, height
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     if _scans(data) > _MAX_SCANS:
         raise ImageTooLarge(f"the JPEG has more than {_MAX_SCANS} scans")
+    frame_size = _jpeg_frame_size(data)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):  # such as sampling factors that it has no name for; OpenCV reads them
+        return frame_size
     return width, height
+
+
+def _jpeg_frame_size(data: bytes) -> tuple[int, int]:
+    """Raises ValueError where there is no frame, InvalidImage for more than 8 bits."""
+    for marker, content in _jpeg_segments(data):
+        if marker in _FRAMES:
+            bits, height, width = struct.unpack_from(">BHH", content)
+            if bits != 8:
+                raise InvalidImage(f"a JPEG of {bits} bits for each colour is not accepted, only of 8")
+            return width, height
+    raise ValueError("no frame")
 
 
 def _scans(data: bytes) -> int:
     """Number of scans of a progressive JPEG, else at most 1: others have no more scans than components."""
     progressive, scans = False, 0
     for marker, _ in _jpeg_segments(data):
-        progressive |= marker == _SOF2
+        progressive |= marker in _PROGRESSIVE
         scans += marker == _SOS
         if scans and not progressive:
             break
@@ -164,6 +205,8 @@ def _jpeg_orientation(data: bytes) -> int:
 
 def _webp_size(data: bytes) -> tuple[int, int]:
     """https://developers.google.com/speed/webp/docs/riff_container, RFC 6386 9.1 for VP8."""
+    if data[8:12] != b"WEBP":
+        raise InvalidImage("a RIFF file that is not a WebP image")
     kind = data[12:16]
     if kind == b"VP8X":
         low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
@@ -178,8 +221,11 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes) -> Image | None:
-    """The pixels as stored; None for a JPEG with colours that simplejpeg cannot convert (CMYK)."""
-    *_, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    """The pixels as stored; None for a JPEG that simplejpeg does not read or convert (CMYK)."""
+    try:
+        *_, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):
+        return None
     if colorspace in ("CMYK", "YCCK"):
         return None
     try:
@@ -192,3 +238,35 @@ def _decode_jpeg(data: bytes) -> Image | None:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", strict=False))
     except ValueError as error:
         raise InvalidImage("the image cannot be decoded: it is damaged") from error
+
+
+def _heif_library() -> ModuleType:
+    """Raises NotInstalled."""
+    try:
+        import pi_heif
+    except ImportError:
+        raise NotInstalled("HEIC images need pi-heif: install lgm-pose[heic]") from None
+    library: ModuleType = pi_heif
+    return library
+
+
+def _decode_heic(data: bytes) -> Image:
+    """The image as its properties turn it."""
+    try:
+        picture = _heif_library().open_heif(BytesIO(data), bgr_mode=True)
+        pixels = np.asarray(picture)
+    except (ValueError, EOFError, RuntimeError, SyntaxError, OSError) as error:
+        raise InvalidImage("the HEIC image cannot be decoded: it is damaged or truncated") from error
+    if pixels.ndim == 2:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+_SIZES: dict[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]] = {
+    _JPEG: _jpeg_size,
+    _PNG: _png_size,
+    b"RIFF": _webp_size,
+    b"BM": bmp_size,
+    _GIF: gif_size,
+    _TIFF: tiff_size,
+}

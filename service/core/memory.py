@@ -10,7 +10,7 @@ class PixelMemory:
     """A budget of pixels shared by threads, in order of arrival."""
 
     def __init__(self, pixels: int) -> None:
-        self._total = self._free = pixels
+        self.total = self._free = pixels
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
@@ -19,7 +19,7 @@ class PixelMemory:
         """Wait until the budget has room for `pixels` and hold it. A larger request counts as the whole
         budget.
         """
-        pixels, place = min(pixels, self._total), object()
+        pixels, place = min(pixels, self.total), object()
         with self._changed:
             # in order of arrival: otherwise small requests overtake a large one again and again
             self._waiting.append(place)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.errors import ImageTooLarge
+from service.errors import ImageTooLarge, InvalidImage
 
 _MAX_CHUNKS = 2**16  # encoders write pixels in chunks of 8 kB; walking a file of empty chunks takes seconds
 _PNG_HEAD, _RIFF_HEAD = 8, 12  # bytes before the first chunk
@@ -29,10 +29,13 @@ class _Chunk:
 def png_without_metadata(data: bytes) -> tuple[bytes, int]:
     """A PNG with only its critical chunks and transparency, and its EXIF orientation.
 
-    An animation becomes its first frame. Raises ImageTooLarge for too many chunks.
+    An animation becomes its first frame. Raises ImageTooLarge for too many chunks; InvalidImage for a chunk
+    that is longer than the file, because a decoder allocates the length that a chunk states.
     """
     kept, orientation = [data[:_PNG_HEAD]], 1
     for chunk in _chunks(data, ">I4s", _PNG_HEAD):
+        if chunk.end > len(data):
+            raise InvalidImage("the image is truncated")
         if chunk.name[:1].isupper() or chunk.name == b"tRNS":  # upper case: critical (PNG, section 5.4)
             kept.append(data[chunk.start : chunk.end])
         elif chunk.name == b"eXIf":

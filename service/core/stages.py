@@ -1,7 +1,7 @@
-"""What a runner does with the images that it has taken: memory, header, decoding, networks.
+"""The work of a runner on the images that it has taken: header, memory, decoding, networks, drawing.
 
-Nothing is decoded before: what waits in the queue is as small as it was sent, and a stream may put a newer
-frame in its place until the end of the wait.
+Images wait in the queue in encoded form, so they are small, and a stream may replace a waiting frame by a
+newer one.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,64 +11,83 @@ from threading import Lock
 from time import perf_counter
 from typing import Protocol
 
+from model.keypoints import COCO, Skeleton
+from service.core.drawing import draw
 from service.core.image import decode, read_size
 from service.core.memory import PixelMemory
 from service.errors import PoseError
 from service.types import Boxes, Estimate, Frame, Options, Picture
 
-_DECODED_IMAGES = 4  # of the largest size allowed; this bounds the memory of decoded images
+_DECODED_IMAGES = 4  # images of the largest allowed size; bounds the memory of decoded images
 
 
-def _unknown() -> None:
-    """No boxes: the detector looks for the persons."""
+def _detect() -> None:
+    """No boxes: the detector finds the persons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to work on. arrived: when it came, in seconds of `perf_counter`.
+    """An image to work on.
 
-    boxes: where the persons are, asked on a runner's thread when the image is taken; None calls the detector.
+    arrived: when it came, in seconds of `perf_counter`. boxes: where the persons are, called by the runner
+    that takes the image; None calls the detector. drawn: whether the answer has a drawing.
     """
 
     picture: Picture
     options: Options
     arrived: float
-    boxes: Callable[[], Boxes | None] = _unknown
+    boxes: Callable[[], Boxes | None] = _detect
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was found in an image of this size; when its decoding began and ended (`perf_counter`)."""
+    """The result of an image with its size, and the start and end of its decoding (`perf_counter`).
+
+    drawing: the image with the skeletons as a JPEG; empty if not requested.
+    """
 
     width: int
     height: int
     estimate: Estimate
     begun: float
     decoded: float
+    drawing: bytes
 
 
 class Infer(Protocol):
-    """Runs the networks: persons of each frame."""
+    """Runs the networks and returns the persons of each frame."""
 
     def __call__(self, frames: Sequence[Frame], *, alone: bool) -> Sequence[Estimate]:
-        """alone: no other call is under way, so that this one may use every processor."""
+        """alone: no other call is running, so this one may use all processors."""
 
 
 class Stages:
-    """Works on jobs; called by several runners at the same time."""
+    """Processes jobs; several runners call it at the same time."""
 
-    def __init__(self, infer: Infer, decoders: Executor, *, max_pixels: int) -> None:
-        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image."""
+    def __init__(
+        self, infer: Infer, decoders: Executor, *, max_pixels: int, skeleton: Skeleton = COCO
+    ) -> None:
+        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image.
+        skeleton: of the persons that are drawn."""
         self._infer, self._decoders, self._max_pixels = infer, decoders, max_pixels
+        self._skeleton = skeleton
         self._memory = PixelMemory(_DECODED_IMAGES * max_pixels)
         self._running, self._counting = 0, Lock()
 
     def run(self, jobs: Sequence[Job]) -> list[Done | PoseError]:
-        """What was found in each image, or why it is refused. Raises what `infer` raises."""
+        """A result or a failure for each job. Raises the exceptions of `infer`.
+
+        At most the memory of _DECODED_IMAGES images of the largest size is used by all calls together.
+        """
+        pixels = [self._pixels(job) for job in jobs]
+        total = sum(each for each in pixels if isinstance(each, int))
+        if total > self._memory.total and len(jobs) > 1:
+            half = len(jobs) // 2
+            return [*self.run(jobs[:half]), *self.run(jobs[half:])]
         self._count(1)
         try:
-            pixels = [self._pixels(job) for job in jobs]
-            with self._memory.room(sum(each for each in pixels if isinstance(each, int))):
+            with self._memory.room(total):
                 return self._run(jobs, pixels)
         finally:
             self._count(-1)
@@ -80,21 +99,28 @@ class Stages:
         decoded = perf_counter()
         frames = [each for each in found if isinstance(each, Frame)]
         estimates = self._infer(frames, alone=self._running == 1) if frames else ()
-        done = iter(
-            [
-                Done(frame.image.shape[1], frame.image.shape[0], estimate, begun, decoded)
-                for frame, estimate in zip(frames, estimates, strict=True)
-            ]
-        )
-        return [each if isinstance(each, PoseError) else next(done) for each in found]
+        if len(estimates) != len(frames):
+            raise RuntimeError(f"{len(estimates)} results of {len(frames)} frames")
+        each_estimate = iter(estimates)
+        return [
+            each
+            if isinstance(each, PoseError)
+            else self._done(job, each, next(each_estimate), begun, decoded)
+            for job, each in zip(jobs, found, strict=True)
+        ]
 
     def _pixels(self, job: Job) -> int | PoseError:
-        """Pixels of the image by its header, or why it is refused."""
+        """The number of pixels from the header, or the error of the image."""
         try:
             width, height = read_size(job.picture, self._max_pixels)
         except PoseError as error:
             return error
         return width * height
+
+    def _done(self, job: Job, frame: Frame, estimate: Estimate, begun: float, decoded: float) -> Done:
+        height, width = frame.image.shape[:2]
+        drawing = draw(frame.image, estimate.persons, self._skeleton) if job.drawn else b""
+        return Done(width, height, estimate, begun, decoded, drawing)
 
     def _count(self, change: int) -> None:
         with self._counting:
@@ -102,7 +128,7 @@ class Stages:
 
 
 def _frame(job: Job, pixels: int | PoseError) -> Frame | PoseError:
-    """The decoded image, or why it is refused."""
+    """The decoded image, or its error."""
     if isinstance(pixels, PoseError):
         return pixels
     try:

@@ -1,5 +1,6 @@
 """The pipeline in a child process, so that a crash of the networks does not end the service."""
 
+import glob
 import os
 import pickle
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 
 from service.errors import ArtefactError, WorkerLost
 from service.inference.pipeline import open_pipeline
-from service.inference.runtime import Runtime
+from service.inference.runtime import Files, Runtime
 from service.types import Estimate, Frame
 
 _ROOT = Path(__file__).parents[2]
@@ -33,24 +34,22 @@ _LOOK_S = 0.2  # interval of the check for overdue answers
 class ProcessPipeline:
     """Like Pipeline, but runs in a child process. The child ends when this process ends, for any reason."""
 
-    def __init__(self, weights: Path, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
+    def __init__(self, files: Files, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
         """timeout_s: of a run; a child that takes longer is killed. Raises ArtefactError."""
         self._threads, self._runtime, self._timeout_s = threads, runtime, timeout_s
         self._copies = TemporaryDirectory(
             prefix="pose-"
         )  # a restart loads the same networks even if the files have changed
         try:
-            for path in weights.glob("*.*"):
-                if path.stem in ("pose", "detector"):
-                    shutil.copy(path, self._copies.name)
+            self._files = Files(*(self._copied(file) for file in (files.detector, files.pose)))
             self._start()
         except ArtefactError as error:
             self._copies.cleanup()
-            raise ArtefactError(str(error).replace(self._copies.name, str(weights))) from error
+            raise ArtefactError(str(error).replace(f"{self._copies.name}/files", "")) from error
         except BaseException as error:
             self._copies.cleanup()
             if isinstance(error, WorkerLost):
-                raise ArtefactError(f"{weights}: {error.__cause__}") from error
+                raise ArtefactError(f"{files.detector}, {files.pose}: {error.__cause__}") from error
             raise
 
     def run(self, frames: Sequence[Frame], *, alone: bool = True) -> list[Estimate]:
@@ -76,16 +75,24 @@ class ProcessPipeline:
         self._child.end()
         self._copies.cleanup()
 
+    def _copied(self, file: Path) -> Path:
+        """A copy of a file and of those that belong to it, under its own path below that of the copies."""
+        copy = Path(self._copies.name) / "files" / file.resolve().relative_to("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        for each in file.parent.glob(f"{glob.escape(file.stem)}.*"):
+            shutil.copy(each, copy.parent)
+        return copy
+
     def _start(self) -> None:
         self._child = _Child()
         try:
-            answer = self._child.ask((self._copies.name, self._threads, self._runtime), _START_S)
+            answer = self._child.ask((self._files, self._threads, self._runtime), _START_S)
             if isinstance(answer, str):
                 raise ArtefactError(answer)
         except BaseException:
             self._child.end()
             raise
-        self.models, self.batches = answer
+        self.models, self.skeleton, self.batches = answer
 
 
 class _Child:
@@ -210,12 +217,12 @@ def _main() -> None:
             _send(link, (ident, found))
 
     try:
-        ident, (folder, threads, runtime) = _receive(link)
+        ident, (files, threads, runtime) = _receive(link)
         try:
-            pipeline = open_pipeline(Path(folder), threads=threads, runtime=runtime)
+            pipeline = open_pipeline(files, threads=threads, runtime=runtime)
         except ArtefactError as error:
             return _send(link, (ident, str(error)))
-        _send(link, (ident, (pipeline.models, pipeline.batches)))
+        _send(link, (ident, (pipeline.models, pipeline.skeleton, pipeline.batches)))
         pool = ThreadPoolExecutor(_MOST_RUNS)
         while True:
             ident, (frames, alone) = _receive(link)

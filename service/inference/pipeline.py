@@ -8,9 +8,10 @@ from time import perf_counter
 import numpy as np
 
 from model.artefact import DetectorMetadata, Metadata, PoseMetadata
+from model.keypoints import Skeleton
 from model.topdown import Detector, PoseEstimator
 from service.inference.persons import find_boxes, find_persons
-from service.inference.runtime import Runtime, Session, open_session
+from service.inference.runtime import Files, Runtime, Session, open_session
 from service.types import Estimate, Frame, Model, Models, Options
 
 
@@ -23,7 +24,8 @@ class Networks:
             metadata = replace(metadata, input_step=0)
         self._detector = Detector(detector.run, metadata)
         self._pose = PoseEstimator(pose.run, PoseMetadata.read(pose.metadata))
-        self.models = Models(pose=_model(self._pose.metadata), detector=_model(self._detector.metadata))
+        self.models = Models(pose=_model(pose, self._pose.metadata), detector=_model(detector, metadata))
+        self.skeleton = self._pose.metadata.skeleton
         self.batches = detector.batches and pose.batches
 
     def run(self, frames: Sequence[Frame]) -> list[Estimate]:
@@ -54,6 +56,11 @@ class Pipeline:
         return self._alone.models
 
     @property
+    def skeleton(self) -> Skeleton:
+        """The keypoints of its persons."""
+        return self._alone.skeleton
+
+    @property
     def batches(self) -> bool:
         """Whether batches are faster than parallel calls, as on a GPU."""
         return self._alone.batches
@@ -77,22 +84,24 @@ class Pipeline:
         """Does nothing: the memory is released with the object."""
 
 
-def _model(metadata: Metadata) -> Model:
+def _model(session: Session, metadata: Metadata) -> Model:
     """Name and version of a network."""
-    return Model(metadata.name, metadata.version, metadata.commit)
+    return Model(metadata.name, metadata.version, metadata.commit, session.runtime)
 
 
-def open_pipeline(weights: Path, *, threads: int, runtime: Runtime = "onnx") -> Pipeline:
-    """The pipeline of `detector.onnx` and `pose.onnx` in a folder, on a GPU or on `threads` CPU threads.
+def open_pipeline(files: Files | Path, *, threads: int, runtime: Runtime = "auto") -> Pipeline:
+    """The pipeline of two files, or of those in a folder, on a GPU or on `threads` CPU threads.
 
     Raises ArtefactError.
     """
-    alone = _open(weights, threads, runtime)
-    return Pipeline(alone, alone if alone.batches or threads == 1 else _open(weights, 1, runtime))
+    if isinstance(files, Path):
+        files = Files.of(files)
+    alone = _open(files, threads, runtime)
+    return Pipeline(alone, alone if alone.batches or threads == 1 else _open(files, 1, runtime))
 
 
-def _open(weights: Path, threads: int, runtime: Runtime) -> Networks:
+def _open(files: Files, threads: int, runtime: Runtime) -> Networks:
     return Networks(
-        detector=open_session(weights / "detector.onnx", "detector", threads=threads, runtime=runtime),
-        pose=open_session(weights / "pose.onnx", "pose", threads=threads, runtime=runtime),
+        detector=open_session(files.detector, "detector", threads=threads, runtime=runtime),
+        pose=open_session(files.pose, "pose", threads=threads, runtime=runtime),
     )

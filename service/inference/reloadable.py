@@ -6,7 +6,8 @@ from dataclasses import asdict
 from threading import Lock
 from typing import Protocol
 
-from service.errors import WorkerLost
+from model.keypoints import Skeleton
+from service.errors import ArtefactError, WorkerLost
 from service.observability.metrics import BATCH_CROPS, MODEL, MODEL_RELOADS
 from service.types import Estimate, Frame, Models
 
@@ -20,6 +21,10 @@ class AnyPipeline(Protocol):
     @property
     def models(self) -> Models:
         """The loaded networks."""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The keypoints of its persons."""
 
     @property
     def batches(self) -> bool:
@@ -49,6 +54,8 @@ class Worker:
         self._open = open_pipeline
         self._changing, self._reloading = Lock(), Lock()
         self._pipeline = open_pipeline()
+        #: What the keypoints are, as long as the process lives: clients ask for it once.
+        self.skeleton = self._pipeline.skeleton
         self._publish()
 
     def models(self) -> Models:
@@ -88,6 +95,9 @@ class Worker:
         with self._reloading:
             try:
                 new = self._open()
+                if new.skeleton != self.skeleton:
+                    new.close()
+                    raise ArtefactError("the pose network has another skeleton: restart the service")
             except Exception as error:
                 _REFUSED.inc()
                 logger.error("networks rejected", extra={"reason": str(error)})

@@ -1,4 +1,4 @@
-"""What is recorded of each request: one log line, the metrics, an id that the caller gets back."""
+"""Records each request: one log line, metrics, and an id that is returned to the client."""
 
 import logging
 import re
@@ -24,10 +24,10 @@ _OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 @dataclass(slots=True)
 class Access:
-    """A request under way, with its status and what was found.
+    """The current request, with its status and results.
 
-    since: when its input was complete, or before that when it began, in seconds of `perf_counter`. receive:
-    the seconds in which its input arrived, which its latency does not count.
+    since: the time when its input was complete, before that its start, in seconds of `perf_counter`.
+    receive: the seconds in which its input arrived, which are not part of its latency.
     """
 
     request_id: str
@@ -37,18 +37,18 @@ class Access:
     receive: float | None = None
 
     def receipt_ended(self) -> None:
-        """The input is complete: the latency counts from now on."""
+        """The input is complete: the latency starts now."""
         now = perf_counter()
         self.receive, self.since = (self.receive or 0) + now - self.since, now
 
 
 def request_id(given: str | None) -> str:
-    """The caller's id where it is a sound one, else a new one."""
+    """The client's id if it is valid, else a new one."""
     return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def named_caller() -> dict[str, str]:
-    """The name of the caller's key, for log lines."""
+    """The name of the client's key, for log lines."""
     caller = CALLER.get()
     return {"key": caller.name} if caller else {}
 
@@ -57,9 +57,9 @@ def named_caller() -> dict[str, str]:
 def observed(
     api: str, ident: str, *, code: str, level: int = logging.INFO, since: float | None = None
 ) -> Iterator[Access]:
-    """Measures, counts and logs a request; `code` holds unless the answer sets another.
+    """Measures, counts and logs a request; code: its status if the answer sets no other.
 
-    since: when it began, in seconds of `perf_counter`; now unless given.
+    since: its start in seconds of `perf_counter`, by default now.
     """
     access = Access(ident, code) if since is None else Access(ident, code, since=since)
     IN_FLIGHT.labels(api).inc()
@@ -75,9 +75,9 @@ def observed(
 def observed_call(
     api: str, ident: str, *, level: int = logging.INFO, since: float | None = None
 ) -> Iterator[Access]:
-    """As `observed`, for work whose outcome goes by the names of gRPC's codes.
+    """Like `observed`, with the names of gRPC's codes as status.
 
-    Raises PoseError and nothing else: what nobody foresaw is logged and becomes InferenceFailed.
+    Raises only PoseError: unexpected exceptions are logged and become InferenceFailed.
     """
     with observed(api, ident, code=StatusCode.CANCELLED.name, level=level, since=since) as access:
         try:
@@ -88,20 +88,20 @@ def observed_call(
         except Exception as error:
             logger.exception("request failed", extra={"request_id": ident})
             access.code = StatusCode.INTERNAL.name
-            raise InferenceFailed("the service failed; the request id finds the reason in its log") from error
+            raise InferenceFailed("the service failed; search its log for the request id") from error
         access.code = StatusCode.OK.name
 
 
 @dataclass(slots=True)
 class Opening:
-    """A stream that is about to begin. done: its frames are recorded from now on."""
+    """A stream that is being opened. done: it is open, and its frames are recorded."""
 
     done: bool = False
 
 
 @contextmanager
 def observed_opening(api: str, ident: str) -> Iterator[Opening]:
-    """Records the failure of a stream that does not begin, unless its client left. Lets exceptions pass."""
+    """Records the failure of a stream that is not opened, unless its client disconnected. Raises it again."""
     opening = Opening()
     try:
         yield opening

@@ -10,7 +10,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, then whatever `extra` gave."""
+    """One JSON object a line: time, level, logger, message, then the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -27,8 +27,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs() -> None:
-    """Send every logger's lines of level INFO and above to standard output."""
+    """Send the lines of all loggers from level INFO on to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients send
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs warnings about client input

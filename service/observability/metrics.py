@@ -1,4 +1,4 @@
-"""Every Prometheus metric. No label takes a value that a client can invent."""
+"""Every Prometheus metric. No label has values that a client can choose."""
 
 from prometheus_client import (
     PROCESS_COLLECTOR,
@@ -26,14 +26,12 @@ REQUEST_SECONDS = Histogram(
 STAGE_SECONDS = Histogram("pose_stage_seconds", "Time of an image in a stage", ("stage",), buckets=_SECONDS)
 IN_FLIGHT = Gauge("pose_in_flight", "Requests and stream frames not yet answered", ("api",))
 STREAMS = Gauge("pose_streams_open", "Streams open", ("api",))
-STREAM_FRAMES = Counter("pose_stream_frames", "Stream frames by what became of them", ("policy", "outcome"))
+STREAM_FRAMES = Counter("pose_stream_frames", "Stream frames by outcome", ("policy", "outcome"))
 QUEUE_DEPTH = Gauge("pose_queue_depth", "Images that wait for their turn")
-BATCH_IMAGES = Histogram("pose_batch_images", "Images that ran together", buckets=_COUNTS)
-BATCH_CROPS = Histogram(
-    "pose_batch_crops", "Person crops of the images that ran together", buckets=(0, *_COUNTS, 256, 512)
-)
-IMAGES = Counter("pose_images", "Images answered with their persons")
+BATCH_IMAGES = Histogram("pose_batch_images", "Images in a batch", buckets=_COUNTS)
+BATCH_CROPS = Histogram("pose_batch_crops", "Person crops in a batch", buckets=(0, *_COUNTS, 256, 512))
+IMAGES = Counter("pose_images", "Images answered")
 PERSONS = Counter("pose_persons", "Persons in answers")
-MODEL_RELOADS = Counter("pose_model_reloads", "New networks, taken or refused", ("outcome",))
-WORKER_RESTARTS = Counter("pose_worker_restarts", "Attempts to restart the worker after a loss")
-MODEL = Info("pose_model", "The network in service", ("task",))
+MODEL_RELOADS = Counter("pose_model_reloads", "New networks, loaded or rejected", ("outcome",))
+WORKER_RESTARTS = Counter("pose_worker_restarts", "Attempts to restart the worker")
+MODEL = Info("pose_model", "The loaded network", ("task",))

@@ -1,4 +1,4 @@
-"""The process_* metrics: of this process and, where the worker has one of its own, of both together."""
+"""The process_* metrics: of this process, including the worker process if there is one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +13,11 @@ _SUMMED = (_CPU, "process_resident_memory_bytes", "process_virtual_memory_bytes"
 
 
 class ProcessesCollector(Collector):
-    """Processor time and memory with those of the children; limits and files are this process's own."""
+    """CPU time and memory of this process and its children; limits and files of this process only."""
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
-        ended = getrusage(RUSAGE_CHILDREN)  # so that the sum never falls
+        ended = getrusage(RUSAGE_CHILDREN)  # so the sum never decreases
         sums = dict.fromkeys(_SUMMED, 0.0) | {_CPU: ended.ru_utime + ended.ru_stime}
         for pid in _children():
             for metric in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
@@ -31,11 +31,11 @@ class ProcessesCollector(Collector):
 
 
 def _children() -> list[int]:
-    """Processes that threads of this one have started and that have not been waited for."""
+    """Child processes of all threads of this process that have not been waited for."""
     found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         try:
             found += map(int, path.read_text().split())
-        except OSError:  # a thread that has just ended
+        except OSError:  # the thread has just ended
             continue
     return found

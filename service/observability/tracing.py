@@ -1,4 +1,4 @@
-"""Traces: a request joins its caller's (W3C Trace Context); OpenTelemetry, where installed, gets spans."""
+"""Tracing: a request continues its client's trace (W3C Trace Context); with OpenTelemetry it emits spans."""
 
 import logging
 import os
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 logger = logging.getLogger(__name__)
-TRACEPARENT = "traceparent"  # a header of HTTP, metadata of gRPC
+TRACEPARENT = "traceparent"  # HTTP header and gRPC metadata
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_EPOCH_NS = time_ns() - perf_counter_ns()  # one for all spans, so that they keep their order
+_EPOCH_NS = time_ns() - perf_counter_ns()  # one offset for all spans keeps their order
 _trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _tracer: "Tracer | None" = None
 
 
 def start_tracing() -> None:
-    """Send spans where the OTEL_ variables of the environment tell to; nowhere if they name no endpoint."""
+    """Send spans to the endpoint in the OTEL_ variables of the environment; none without an endpoint."""
     if not any(name in os.environ for name in _ENDPOINTS):
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        logger.warning("an endpoint for traces is set, but not the extra `otel` installed: no traces")
+        logger.warning("a trace endpoint is set, but the extra `otel` is not installed: no traces are sent")
     else:
         send_spans(BatchSpanProcessor(OTLPSpanExporter()))
 
 
 def send_spans(processor: "SpanProcessor") -> None:
-    """Make spans from now on, and give them to `processor`."""
+    """Create spans from now on and pass them to `processor`."""
     global _tracer
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -48,7 +48,7 @@ def send_spans(processor: "SpanProcessor") -> None:
 
 
 def join_trace(traceparent: str | None) -> None:
-    """Make this task, and those it starts, part of the caller's trace; of a new one if that is not sound."""
+    """Make this task, and tasks it starts, part of the client's trace, or of a new one if that is invalid."""
     found = _FORM.fullmatch(traceparent or "")
     _trace_id.set(found[1] if found else uuid4().hex)
     if found and traceparent and _tracer is not None:
@@ -60,7 +60,7 @@ def join_trace(traceparent: str | None) -> None:
 
 @contextmanager
 def request_span(name: str, since: float) -> Iterator[str]:
-    """A span for a request, and all that is done within; gives the id of its trace, 32 hex digits.
+    """A span for a request and all its work; yields the id of its trace, 32 hex digits.
 
     since: when it began, in seconds of `perf_counter`.
     """
@@ -75,7 +75,7 @@ def request_span(name: str, since: float) -> Iterator[str]:
 
 
 def describe_span(*, failed: bool, **attributes: str | int) -> None:
-    """What the request under way was, and whether it failed by the service's fault."""
+    """Set attributes of the current request's span, and whether the service failed."""
     if _tracer is None:
         return
     from opentelemetry.trace import Status, StatusCode, get_current_span
@@ -87,7 +87,7 @@ def describe_span(*, failed: bool, **attributes: str | int) -> None:
 
 
 def stage_spans(**stages: tuple[float, float]) -> None:
-    """A span for each stage of an image: its start and end, in seconds of `perf_counter`."""
+    """A span for each stage of an image; stages: start and end in seconds of `perf_counter`."""
     if _tracer is None:
         return
     for name, (start, end) in stages.items():
@@ -95,5 +95,5 @@ def stage_spans(**stages: tuple[float, float]) -> None:
 
 
 def _epoch_ns(moment: float) -> int:
-    """Nanoseconds since the epoch of a moment in seconds of `perf_counter`."""
+    """Nanoseconds since the epoch of a time in seconds of `perf_counter`."""
     return _EPOCH_NS + int(moment * 1e9)

@@ -73,7 +73,7 @@ async function findInPhoto(file, mine) {
   try {
     picture = await createImageBitmap(file);
   } catch {
-    throw new Problem("not_an_image", `${file.name} is not an image that can be read: JPEG, PNG or WebP.`);
+    throw new Problem("not_an_image", `${file.name} is not an image that this browser can read.`);
   }
   if (!skeleton) await prepare(mine);
   const frame = { picture, width: picture.width, height: picture.height, name: file.name };

@@ -69,7 +69,7 @@ function line(person, text) {
   const item = document.createElement("li");
   const name = document.createElement("b");
   name.textContent = text;
-  item.append(name, ` score ${person.score.toFixed(2)}, ${shownKeypoints(person)} of 17 keypoints`);
+  item.append(name, ` score ${person.score.toFixed(2)}, ${shownKeypoints(person)} of ${person.keypoints.length} keypoints`);
   return item;
 }
 

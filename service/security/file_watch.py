@@ -19,7 +19,7 @@ class Watch:
         self._seen = self._state()
 
     async def run(self, load: Callable[[], None]) -> None:
-        """Calls `load` after each change, until cancelled. A ConfigError is logged."""
+        """Calls `load` after each change, until cancelled. A ConfigError or OSError is logged."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if (state := self._state()) == self._seen:
@@ -28,8 +28,8 @@ class Watch:
             about = {"files": [str(path) for path in self._files]}
             try:
                 load()
-            except ConfigError as error:
-                logger.error("not reloaded, the previous files stay in use: %s", error, extra=about)
+            except (ConfigError, OSError) as error:  # a file may vanish while it is read
+                logger.error("not reloaded, what was in force stays: %s", error, extra=about)
             else:
                 logger.info("reloaded", extra=about)
 

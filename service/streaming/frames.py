@@ -1,4 +1,4 @@
-"""Frames of a camera, how they are to be answered, and the answers."""
+"""Frames of a camera, the config of a stream, and the answers."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -14,10 +14,10 @@ _CAMERA_ID = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 class Policy(StrEnum):
-    """What becomes of frames that come faster than they are answered.
+    """What happens to frames that arrive faster than they are answered.
 
-    LATEST: a frame that waits is dropped when a newer one comes, so an answer is never old. ALL: every frame
-    is worked on, and the sender is held back.
+    LATEST: a newer frame replaces the waiting one, until a runner takes it. ALL: every frame is estimated,
+    and flow control holds the sender back.
     """
 
     LATEST = "latest"
@@ -26,7 +26,7 @@ class Policy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """How the frames of a stream are answered.
+    """The config of a stream.
 
     smoothing and a detect_every above 1 need tracking. Raises InvalidArgument.
     """
@@ -49,7 +49,7 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class StreamFrame:
-    """A frame as sent: an id of the sender's choice, and the seconds at which it was taken, if known."""
+    """A frame as sent: an id chosen by the sender, and its capture time in seconds, if known."""
 
     frame_id: int
     picture: Picture
@@ -58,14 +58,14 @@ class StreamFrame:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A frame that was not worked on."""
+    """A frame that was not estimated."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A frame that could not be worked on; `code` is a short stable name, such as `invalid_image`."""
+    """A frame that failed; `code` is a short stable name, such as `invalid_image`."""
 
     code: str
     message: str
@@ -81,7 +81,7 @@ class Counts:
     errors: int = 0
 
     def with_one(self, outcome: "Outcome") -> "Counts":
-        """The counts with one answer more."""
+        """The counts including one more answer."""
         kind = KINDS[type(outcome)]
         return replace(self, received=self.received + 1, **{kind: getattr(self, kind) + 1})
 
@@ -95,7 +95,7 @@ KINDS: dict[type[Outcome], str] = {Poses: "poses", Dropped: "dropped", Failed: "
 class Answer:
     """The answer to one frame; `counts` includes it.
 
-    time: the frame's timestamp in seconds, where it had one.
+    time: the frame's timestamp in seconds, if it has one.
     """
 
     frame_id: int

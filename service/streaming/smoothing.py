@@ -1,4 +1,4 @@
-"""Keypoints without jitter: the One-Euro filter over all persons of a camera at once.
+"""Smooths keypoints with the One-Euro filter, for all persons of a camera at once.
 
 Source: Casiez, Roussel, Vogel: 1 Euro Filter, CHI 2012, equations 1 to 6 and algorithm 1.
 """
@@ -14,7 +14,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is remembered of one person: filtered points and speeds (17, 2), and when."""
+    """The state of one person: filtered points and speeds (K, 2), and their time."""
 
     points: Doubles
     speeds: Doubles
@@ -22,10 +22,10 @@ class _Row:
 
 
 class OneEuroFilter:
-    """A low-pass filter whose cutoff rises with speed: still points are held, moving ones followed.
+    """A low-pass filter whose cutoff increases with speed: it removes jitter and follows motion.
 
-    min_cutoff: in Hz, of a point at rest. beta: Hz of cutoff gained by a unit of speed. speed_cutoff: in Hz,
-    of the filter over the speed. The unit of speed is a person's size in a second.
+    min_cutoff: cutoff of a resting point in Hz. beta: increase of the cutoff in Hz per unit of speed.
+    speed_cutoff: cutoff of the speed filter in Hz. The unit of speed is one body size per second.
     """
 
     def __init__(self, *, min_cutoff: float = 1.5, beta: float = 4.0, speed_cutoff: float = 1.0) -> None:
@@ -33,9 +33,9 @@ class OneEuroFilter:
         self._rows: dict[int, _Row] = {}
 
     def smooth(self, ids: Sequence[int], points: Doubles, sizes: Doubles, time: float) -> Doubles:
-        """Filtered points (N, K, 2) of the persons `ids`; a person seen first comes back as given.
+        """Filtered points (N, K, 2) of the persons `ids`; those of a new person are returned unchanged.
 
-        sizes: (N,) lengths in the points' unit. time: seconds, later than any before.
+        sizes: (N,) body sizes in the unit of the points. time: seconds, must increase.
         """
         new = [_Row(each, np.zeros_like(each), time) for each in points]
         rows = [self._rows.get(ident, first) for ident, first in zip(ids, new, strict=True)]
@@ -52,11 +52,11 @@ class OneEuroFilter:
         return smoothed
 
     def keep(self, ids: Container[int]) -> None:
-        """Forget every person but these."""
+        """Forget all other persons."""
         self._rows = {ident: row for ident, row in self._rows.items() if ident in ids}
 
 
 def _share(cutoff: Doubles | float, elapsed: Doubles) -> Doubles:
-    """Share of the new value in an exponential filter of `cutoff` Hz after `elapsed` seconds."""
+    """Weight of the new value in an exponential filter of `cutoff` Hz after `elapsed` seconds."""
     turn = 2 * np.pi * cutoff * elapsed
     return turn / (turn + 1)

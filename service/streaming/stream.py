@@ -1,4 +1,4 @@
-"""A camera's stream: frames in, exactly one answer for each, in order, in bounded memory."""
+"""A camera's stream: exactly one answer for each frame, in order, with bounded memory."""
 
 import asyncio
 import logging
@@ -31,12 +31,12 @@ from service.streaming.frames import (
 from service.types import Boxes, Poses
 
 logger = logging.getLogger(__name__)
-_MAX_WAITING = 256  # frames whose answers wait for a slow reader under Policy.LATEST; one holds a picture
+_MAX_WAITING = 256  # frames whose answers wait for a slow reader under Policy.LATEST; only one holds an image
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A frame that is not yet answered. arrived: in seconds of `perf_counter`; time: when it was taken."""
+    """A frame without an answer. arrived: in seconds of `perf_counter`; time: when it was captured."""
 
     frame_id: int
     timestamp: float | None
@@ -50,9 +50,10 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """Work on one frame: `job`, that of `entry`, or of a newer frame until a runner takes it.
+    """The work on one frame: `job` belongs to `entry`; a newer frame replaces both until a runner takes the
+    job.
 
-    turn: its turn in the queue, once it has one. task: does the work, once it has been started.
+    turn: its place in the queue, if it has one. task: the task that does the work, if it has been started.
     """
 
     entry: _Entry
@@ -61,7 +62,7 @@ class _Work:
     task: asyncio.Task[None] | None = None
 
     def replace(self, entry: _Entry, job: Job) -> bool:
-        """Work on a newer frame instead; False when it is too late for that. The old frame is dropped."""
+        """Work on a newer frame instead and drop the old one. Returns False when it is too late."""
         if self.turn is not None and not self.turn.replace(job):
             return False
         self.entry.outcome.set_result(Dropped("superseded"))
@@ -70,15 +71,17 @@ class _Work:
 
 
 class Stream:
-    """One stream. `counts` holds what has been answered."""
+    """One stream. `counts` has the answers so far."""
 
     def __init__(self, estimator: Estimator, config: StreamConfig, *, api: str, ident: str) -> None:
-        """api, ident: the names under which its frames are recorded."""
+        """api, ident: labels of its frames in metrics and logs."""
         self.counts = Counts()
         self._estimator, self._config = estimator, config
         self._api, self._ident = api, ident
-        self._camera = Camera(smoothing=config.smoothing, detect_every=config.detect_every)
-        self._entries: deque[_Entry] = deque()  # without an answer, in order
+        self._camera = Camera(
+            smoothing=config.smoothing, detect_every=config.detect_every, skeleton=estimator.skeleton
+        )
+        self._entries: deque[_Entry] = deque()  # frames without an answer, in order
         self._works: deque[_Work] = deque()  # of the frames that are neither answered nor dropped, in order
         self._limit = estimator.stream_window if config.policy is Policy.ALL else _MAX_WAITING
         self._entered, self._left = asyncio.Event(), asyncio.Event()
@@ -86,9 +89,9 @@ class Stream:
         self._failure: PoseError | None = None
 
     async def answers(self, frames: AsyncIterator[StreamFrame]) -> AsyncGenerator[Answer, None]:
-        """Answers to all frames taken from `frames`, in order. Close it when it is not read to its end.
+        """Answers to all frames read from `frames`, in order. Close it if it is not read to its end.
 
-        Raises Overloaded when there is no place for another stream; once all frames taken are answered, what
+        Raises Overloaded when there is no place for another stream. After the last answer it raises what
         `frames` raised, or ShuttingDown when the service drains.
         """
         with self._estimator.stream_place(), STREAMS.labels(self._api).track_inprogress():
@@ -105,7 +108,7 @@ class Stream:
                 tasks = [reader, watch, *(work.task for work in self._works if work.task is not None)]
                 for task in tasks:
                     task.cancel()
-                self._log_end()  # first, as the wait may be cut short
+                self._log_end()  # before the wait, which may be cancelled
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def _log_end(self) -> None:
@@ -113,7 +116,7 @@ class Stream:
         logger.info("stream ended", extra={**about, **named_caller(), **asdict(self.counts)})
 
     async def _read(self, frames: AsyncIterator[StreamFrame]) -> None:
-        """Takes a frame whenever there is room for one; what is taken is answered."""
+        """Reads a frame whenever there is room for one. Every frame that is read is answered."""
         try:
             while True:
                 while len(self._entries) >= self._limit:
@@ -150,14 +153,14 @@ class Stream:
         self._entered.set()
 
     async def _first(self) -> _Entry | None:
-        """The frame to answer next; None at the end."""
+        """The next frame to answer; None at the end."""
         while not self._entries and not self._ended:
             self._entered.clear()
             await self._entered.wait()
         return self._entries[0] if self._entries else None
 
     async def _outcome(self, entry: _Entry) -> Outcome:
-        """What becomes of the first frame; under Policy.LATEST the work on it begins no sooner."""
+        """The outcome of the first frame. Under Policy.LATEST the work on it starts only now."""
         if self._works and (work := self._works[0]).entry is entry and work.task is None:
             self._start(work)
         return await entry.outcome
@@ -167,7 +170,7 @@ class Stream:
         work.task = asyncio.create_task(self._work(work, before.task if before else None))
 
     async def _work(self, work: _Work, before: asyncio.Task[None] | None) -> None:
-        """Gives the frame that is worked on its outcome, once that of the frame before it is there."""
+        """Sets the outcome of the frame after that of the previous frame."""
         try:
             outcome: Outcome = await self._poses(work, before)
         except PoseError as error:
@@ -177,18 +180,18 @@ class Stream:
         work.entry.outcome.set_result(outcome)
 
     async def _poses(self, work: _Work, before: asyncio.Task[None] | None) -> Poses:
-        """The poses of a frame, on record. Raises PoseError and nothing else."""
+        """The poses of a frame; logs and measures the frame. Raises only PoseError."""
         if (caller := CALLER.get()) is not None:
             await caller.wait_for_token()
         if self._config.detect_every > 1:
-            await _finished(before)  # it tells where the persons are
+            await _finished(before)  # the boxes come from the previous frame
         since = work.entry.arrived
         with observed_call(self._api, self._ident, level=logging.DEBUG, since=since) as access:
             work.turn = self._estimator.enter(work.job, self)
             try:
                 poses = await self._estimator.answer(work.turn)
             finally:
-                entry = work.entry  # a newer frame may have taken over
+                entry = work.entry  # a newer frame may have replaced it
                 access.since = entry.arrived
             await _finished(before)
             if self._config.tracking:
@@ -200,7 +203,7 @@ class Stream:
         return poses
 
     def _boxes(self, entry: _Entry) -> Boxes | None:
-        """Where the persons of a frame are looked for, asked when it is taken. Raises InvalidArgument."""
+        """The boxes of a frame; a runner calls it when it takes the frame. Raises InvalidArgument."""
         if not math.isfinite(entry.time):
             raise InvalidArgument("the timestamp is not a finite number")
         if self._config.detect_every == 1:

@@ -1,8 +1,9 @@
-"""Who is who from frame to frame of one camera.
+"""Assigns the persons of each frame of one camera to tracks.
 
-A track is one person. Persons of a new frame are assigned to tracks by how alike their keypoints (OKS) and
-boxes (IoU) are, the tracks moved on at their speed first; a track without a person is kept for a while, so
-that a short occlusion does not change anybody's id. Coordinates are pixels of the frame, times are seconds.
+A track is one person. Persons of a new frame are assigned to tracks by the similarity of their keypoints
+(OKS) and boxes (IoU), after each track is moved on with its velocity. A track without a person is kept for
+a short time, so a short occlusion does not change an id. Coordinates are pixels of the frame, times are
+seconds.
 """
 
 from collections.abc import Sequence
@@ -12,27 +13,25 @@ from itertools import count
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from model.keypoints import MIN_KEYPOINT_SCORE, OKS_SIGMAS, keypoint_score
+from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, keypoint_score
 from service.types import Floats, Person
 
-_MIN_SIMILARITY = 0.2  # below it a person is nobody seen before
-_BRIDGED_S = 1.5  # an occlusion that is longer ends a track
-_EXTRAPOLATED_S = 1.0  # further ahead the speed says nothing
-_SPEED_SHARE = 0.4  # of the newest speed in the mean
-_CONFIRMED_AFTER = 3  # sightings; a detector's single errors become nobody's id
-_FEWEST_COUNTED = 4  # keypoints that carry a box along
-_GROWTH = 0.8, 1.25  # of a box between two detections; more is an error
-_FADED = 0.6  # of the keypoints' mean score at the last detection
-_VARIANCES = ((2 * np.array(OKS_SIGMAS)) ** 2).astype(np.float32)
+_MIN_SIMILARITY = 0.2  # below it a person matches no track
+_BRIDGED_S = 1.5  # a longer occlusion ends a track
+_EXTRAPOLATED_S = 1.0  # longest extrapolation of the velocity
+_SPEED_SHARE = 0.4  # weight of the newest velocity in the mean
+_CONFIRMED_AFTER = 3  # sightings before a track gets an id, so single false detections get none
+_FEWEST_COUNTED = 4  # keypoints that move a box
+_GROWTH = 0.8, 1.25  # change of a box between two detections; more is an error
+_FADED = 0.6  # share of the mean keypoint score at the last detection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """A person over time. `track_id` is None until the person has been seen often enough.
+    """A person over time. `track_id` is None until the person has been seen on enough frames.
 
-    keypoints (17, 3) x, y, score and box (4,) as last seen, at time `seen`; velocity (2,) in pixels a second.
-    detected_box and detected_keypoints are those of the last frame that the detector saw, box_score is how
-    sure it was.
+    keypoints (K, 3) x, y, score and box (4,) of the last sighting, at time `seen`; velocity (2,) in pixels
+    per second. detected_box, detected_keypoints and box_score are those of the last detection.
     """
 
     id: int
@@ -43,29 +42,31 @@ class Track:
     detected_keypoints: Floats
     box_score: float
     velocity: Floats = field(default_factory=lambda: np.zeros(2, np.float32))
-    doubtful: bool = False
+    uncertain: bool = False
     sightings: int = 1
     track_id: int | None = None
 
     def moved_to(self, time: float) -> "Track":
-        """The track where its speed takes it by `time`."""
+        """The track moved with its velocity to `time`."""
         shift = self.velocity * np.float32(min(time - self.seen, _EXTRAPOLATED_S))
         keypoints = self.keypoints + np.array([*shift, 0], np.float32)
         return replace(self, box=self.box + np.tile(shift, 2), keypoints=keypoints)
 
     def detected_as(self, person: Person, time: float) -> "Track":
-        """The track with a person whose box comes from the detector."""
+        """The track updated with a person whose box comes from the detector."""
         box, keypoints = _arrays(person)
         track = self._seen(box, keypoints, time)
         score = _box_score(person, keypoints)
-        return replace(track, detected_box=box, detected_keypoints=keypoints, box_score=score, doubtful=False)
+        return replace(
+            track, detected_box=box, detected_keypoints=keypoints, box_score=score, uncertain=False
+        )
 
     def followed_as(self, person: Person, time: float) -> "Track":
-        """The track with a person looked for in its own box; keypoints carry the box along."""
+        """The track updated with a person found in the track's box; the keypoints move the box."""
         _, keypoints = _arrays(person)
-        box, sound = _carry(self.detected_box, self.detected_keypoints, keypoints)
+        box, valid = _carry(self.detected_box, self.detected_keypoints, keypoints)
         faded = keypoints[:, 2].mean() < _FADED * self.detected_keypoints[:, 2].mean()
-        return replace(self._seen(box, keypoints, time), doubtful=bool(faded) or not sound)
+        return replace(self._seen(box, keypoints, time), uncertain=bool(faded) or not valid)
 
     def _seen(self, box: Floats, keypoints: Floats, time: float) -> "Track":
         velocity = (_centre(box) - _centre(self.box)) / np.float32(time - self.seen)
@@ -75,22 +76,24 @@ class Track:
 
 
 class Tracker:
-    """The tracks of one camera: those seen in the last frame, and those lost a short time ago."""
+    """The tracks of one camera: those seen in the last frame, and those lost recently."""
 
-    def __init__(self) -> None:
+    def __init__(self, skeleton: Skeleton = COCO) -> None:
+        """skeleton: of the persons' keypoints."""
+        self._skeleton = skeleton
         self.tracks: dict[int, Track] = {}
         self._ids, self._track_ids = count(), count(1)
-        self._confirmed_after = 1  # whoever is there from the start needs no proof
+        self._confirmed_after = 1  # persons of the first frame get an id at once
 
     def update(self, persons: Sequence[Person], time: float, *, detected: bool) -> list[Track | None]:
-        """The track of each person of the frame taken at `time`, later than any before.
+        """The track of each person of the frame captured at `time`, which must increase.
 
-        Persons that the detector finds for the first time begin tracks; one that is missed before it has a
-        track id is forgotten. Track ids count from 1 and are never used again. A person looked for in a
-        track's box who is like none of the tracks has none.
+        A newly detected person starts a track, which ends if the person is missed before it has a track id.
+        Track ids count from 1 and are not reused. A person found in a track's box that matches no track has
+        none.
         """
         old = [track for track in self.tracks.values() if time - track.seen <= _BRIDGED_S]
-        assigned = _assign([track.moved_to(time) for track in old], persons)
+        assigned = _assign([track.moved_to(time) for track in old], persons, self._skeleton)
         found: list[Track | None] = []
         for index, person in enumerate(persons):
             if index in assigned:
@@ -115,14 +118,15 @@ class Tracker:
         return Track(next(self._ids), box, keypoints, time, box, keypoints, score)
 
 
-def oks(a: Floats, b: Floats, areas: Floats) -> Floats:
-    """Object keypoint similarity (N, M) of keypoints a (N, 17, 3) with b (M, 17, 3).
+def oks(a: Floats, b: Floats, areas: Floats, skeleton: Skeleton = COCO) -> Floats:
+    """Object keypoint similarity (N, M) of keypoints a (N, K, 3) with b (M, K, 3).
 
-    areas: (N,) square pixels of the persons of a. Each keypoint counts by the product of its two scores.
+    areas: (N,) square pixels of the persons of a. Each keypoint is weighted by the product of its two scores.
     Source: https://cocodataset.org/#keypoints-eval.
     """
+    variances = ((2 * np.array(skeleton.oks_sigmas)) ** 2).astype(np.float32)
     squares = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(-1)
-    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * _VARIANCES))
+    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * variances))
     weights = _weights(a)[:, None] * _weights(b)[None]
     total = weights.sum(-1)
     return np.asarray((likeness * weights).sum(-1) / np.where(total > 0, total, 1), np.float32)
@@ -141,22 +145,23 @@ def box_areas(boxes: Floats) -> Floats:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1), np.float32)
 
 
-def _assign(tracks: Sequence[Track], persons: Sequence[Person]) -> dict[int, int]:
-    """Index of a person -> index of its track, the sum of similarities being the largest possible."""
+def _assign(tracks: Sequence[Track], persons: Sequence[Person], skeleton: Skeleton) -> dict[int, int]:
+    """Index of a person -> index of its track, with the largest sum of similarities."""
     if not tracks or not persons:
         return {}
     boxes, keypoints = (np.stack(each) for each in zip(*map(_arrays, persons), strict=True))
     track_boxes = np.stack([track.box for track in tracks])
-    alike = oks(np.stack([track.keypoints for track in tracks]), keypoints, box_areas(track_boxes))
+    before = np.stack([track.keypoints for track in tracks])
+    alike = oks(before, keypoints, box_areas(track_boxes), skeleton)
     similarity = (alike + iou(track_boxes, boxes)) / 2
-    # what is too unlike counts nothing, or it would pull an assignment its way
+    # pairs below the minimum count as 0, otherwise they influence the other assignments
     gains = np.where(similarity < _MIN_SIMILARITY, 0, similarity)
     pairs = zip(*linear_sum_assignment(gains, maximize=True), strict=True)
     return {int(person): int(track) for track, person in pairs if gains[track, person]}
 
 
 def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
-    """A box (4,) moved and scaled as its keypoints (17, 3) did, and whether that can be trusted."""
+    """A box (4,) moved and scaled like its keypoints (K, 3), and whether the result is valid."""
     weights = _weights(before) * _weights(after)
     if np.count_nonzero(weights) < _FEWEST_COUNTED:
         return box, False
@@ -173,12 +178,12 @@ def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
 
 
 def _arrays(person: Person) -> tuple[Floats, Floats]:
-    """Box (4,) and keypoints (17, 3) of a person."""
+    """Box (4,) and keypoints (K, 3) of a person."""
     return np.array(person.bbox, np.float32), np.array(person.keypoints, np.float32)
 
 
 def _box_score(person: Person, keypoints: Floats) -> float:
-    """The detector's part in a person's score."""
+    """The score of a person's box: the person's score without that of the keypoints."""
     return min(1.0, person.score / max(float(keypoint_score(keypoints[:, 2])), 1e-3))
 
 

@@ -1,4 +1,4 @@
-"""The messages of proto/pose.proto: requests are read, answers are made."""
+"""Converts the messages of proto/pose.proto: reads requests, builds answers."""
 
 from dataclasses import asdict
 
@@ -31,7 +31,7 @@ _POLICIES = {
 
 
 def read_options(message: pose_pb2.Options) -> Options:
-    """Options of a message. Raises InvalidArgument for values out of range."""
+    """The options of a message. Raises InvalidArgument for values out of range."""
     default = Options()
     min_score = message.min_score if message.HasField("min_score") else default.min_score
     max_persons = message.max_persons if message.HasField("max_persons") else default.max_persons
@@ -55,7 +55,7 @@ def poses_message(poses: Poses) -> pose_pb2.Poses:
 
 
 def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
-    """A stream's config. Raises InvalidArgument."""
+    """The config of a stream. Raises InvalidArgument."""
     if message.policy not in _POLICIES:
         raise InvalidArgument(f"policy {message.policy} is not known")
     return StreamConfig(
@@ -69,7 +69,7 @@ def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
 
 
 def read_frame(message: pose_pb2.Frame) -> StreamFrame:
-    """A frame of a message."""
+    """The frame of a message."""
     timestamp = message.timestamp if message.HasField("timestamp") else None
     return StreamFrame(message.frame_id, _read_picture(message), timestamp)
 

@@ -149,7 +149,7 @@ def _raw(pixels: Pixels, order: "pose_pb2.RawImage.Order") -> pose_pb2.RawImage:
 async def test_sigterm_answers_the_frames_taken_then_ends_the_stream(
     launch: Launch, photo: bytes, protocol: str
 ) -> None:
-    service = launch(slow=True, max_batch=1)
+    service = launch(slow=True, threads=1)
     answers = []
 
     async def endless() -> AsyncIterator[bytes]:

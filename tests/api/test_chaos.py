@@ -154,7 +154,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
     launch: Launch, pixels: Pixels
 ) -> None:
-    service = launch(worker="process", max_batch=2)
+    service = launch(worker="process")
     load = Load(service, known_answers(service, pixels))
     statuses: list[int] = []
     watching = asyncio.create_task(watch(service, statuses))
@@ -191,13 +191,25 @@ async def _grown(load: Load, count: int) -> bool:
     return load.good() >= count
 
 
+async def test_a_deadline_of_requests_kills_no_worker(launch: Launch, photo: bytes) -> None:
+    service = launch(worker="process", slow=True, threads=1, request_timeout_s=0.05)
+    worker = worker_of(service)
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+        for _ in range(5):
+            posts = [http.post("/v1/poses", content=photo, headers=JPEG) for _ in range(4)]
+            codes = {response.status_code for response in await asyncio.gather(*posts)}
+            assert 504 in codes and codes <= {200, 504}
+    assert worker_of(service) == worker
+    assert service.metric("pose_worker_restarts_total") == 0
+
+
 @pytest.mark.timeout(300 + 30 * SWAPS)
 @pytest.mark.parametrize("kind", ["thread", "process"])
 async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
     launch: Launch, pixels: Pixels, tmp_path: Path, kind: str
 ) -> None:
     folder, odd = save_networks(tmp_path / "weights"), save_networks(tmp_path / "odd", not_finite=True)
-    service = launch(worker=kind, weights=folder, max_batch=2)
+    service = launch(worker=kind, weights=folder)
     load = Load(service, known_answers(service, pixels))
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http, load.running():
 
@@ -219,7 +231,7 @@ async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
             await until(lambda swap=swap: _equal(version(), str(swap)))  # type: ignore[misc]
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD
-    labels = {"commit": "0" * 40, "name": "tiny-pose", "task": "pose"}
+    labels = {"commit": "0" * 40, "name": "tiny-pose", "runtime": "onnxruntime", "task": "pose"}
     assert service.metric("pose_model_info", **labels, version=str(SWAPS)) == 1
     assert service.metric("pose_model_reloads_total", outcome="done") == SWAPS
 

@@ -66,7 +66,7 @@ async def watch_health(service: Service) -> list[int]:
 
 @pytest.mark.parametrize("round_", range(3))
 async def test_sigterm_answers_what_was_accepted(launch: Launch, photo: bytes, round_: int) -> None:
-    service = launch(slow=True, max_batch=2)
+    service = launch(slow=True)
     watching = asyncio.create_task(watch_health(service))
     work = [asyncio.create_task(ask(service, photo)) for ask in [post, call] * 10]
     for api in ("rest", "grpc"):
@@ -87,7 +87,7 @@ async def test_sigterm_answers_what_was_accepted(launch: Launch, photo: bytes, r
 
 
 async def test_draining_ends_streams_and_refuses_calls(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_batch=1)
+    service = launch(slow=True, threads=1)
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)
         stream = stub.EstimateStream()
@@ -106,7 +106,7 @@ async def test_draining_ends_streams_and_refuses_calls(launch: Launch, photo: by
 
 
 async def test_the_signal_ends_readiness(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_batch=1)
+    service = launch(slow=True, threads=1)
     work = [asyncio.create_task(post(service, photo)) for _ in range(12)]
     await until(lambda: service.metric("pose_in_flight", api="rest") > 1)
     async with httpx.AsyncClient(base_url=service.url) as http:
@@ -128,7 +128,7 @@ async def test_the_signal_ends_readiness(launch: Launch, photo: bytes) -> None:
 
 
 async def test_overload_is_refused_and_the_service_recovers(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_images=4, max_batch=1)
+    service = launch(slow=True, max_images=4, threads=1)
     limits = httpx.Limits(max_connections=30)
     async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as http:
         posts = [http.post("/v1/poses", content=photo, headers=JPEG) for _ in range(30)]
@@ -191,7 +191,7 @@ async def leave(service: Service, image: bytes) -> asyncio.StreamWriter:
 async def test_clients_that_disconnect_leak_nothing_and_disturb_no_others(
     launch: Launch, photo: bytes
 ) -> None:
-    service = launch(max_batch=4, max_images=200)
+    service = launch(max_images=200)
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         stub = pose_pb2_grpc.PoseServiceStub(channel)
         for _ in range(10):
@@ -213,7 +213,7 @@ async def test_clients_that_disconnect_leak_nothing_and_disturb_no_others(
 
 
 async def test_work_of_a_disconnected_client_is_dropped(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_batch=1)
+    service = launch(slow=True, threads=1)
     writers = [await leave(service, photo) for _ in range(20)]
     await until(lambda: service.metric("pose_in_flight", api="rest") > 10)
     for writer in writers:
@@ -225,7 +225,7 @@ async def test_work_of_a_disconnected_client_is_dropped(launch: Launch, photo: b
 
 
 async def test_deadlines(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_batch=1, request_timeout_s=0.1)
+    service = launch(slow=True, threads=1, request_timeout_s=0.1)
     done = await asyncio.gather(*(ask(service, photo) for ask in [post, call] * 30))
     assert {504, grpc.StatusCode.DEADLINE_EXCEEDED} <= set(done)
     assert set(done) <= {200, 504, grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -234,7 +234,7 @@ async def test_deadlines(launch: Launch, photo: bytes) -> None:
 
 
 async def test_the_deadline_of_a_client_is_kept(launch: Launch, photo: bytes) -> None:
-    service = launch(slow=True, max_batch=1)
+    service = launch(slow=True, threads=1)
     calls = [asyncio.create_task(call(service, photo, timeout=0.1)) for _ in range(30)]
     assert grpc.StatusCode.DEADLINE_EXCEEDED in await asyncio.gather(*calls)
     await until(lambda: service.metric("pose_queue_depth") == 0)

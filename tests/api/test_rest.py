@@ -20,7 +20,8 @@ def test_several_files_are_answered_in_their_order(rest: RestClient, pixels: Pix
     files = [("image", (f"{n}.png", encode(pixels[:n], ".png"))) for n in (200, 300, 400)]
     answered = answer(rest.http.post("/v1/poses", files=files))
     assert [result["height"] for result in answered["results"]] == [200, 300, 400]
-    assert answered["model"]["pose"] == {"name": "tiny-pose", "version": "0", "commit": "0" * 40}
+    about = {"name": "tiny-pose", "version": "0", "commit": "0" * 40, "runtime": "onnxruntime"}
+    assert answered["model"]["pose"] == about
     assert answered["model"]["detector"]["name"] == "tiny-detector"
 
 
@@ -168,6 +169,12 @@ def test_request_ids(rest: RestClient, rpc: GrpcClient, service: Service, photo:
     assert dict(call.trailing_metadata())["x-request-id"] == "from-grpc"
     (line,) = [line for line in service.log if line.get("request_id") == "from-grpc"]
     assert {"api": "grpc", "code": "OK", "images": 1, "persons": 1}.items() <= line.items()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])
+def test_probes_answer_head(rest: RestClient, path: str) -> None:
+    response = rest.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
 
 
 def test_probes_skeleton_and_documents(rest: RestClient) -> None:

@@ -17,7 +17,11 @@ import grpc
 import httpx
 import pytest
 import websockets
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.http.slow_clients import check_hooks
+from service.config import Settings
+from service.errors import ConfigError
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import until
 from tests.support.clients import JPEG
@@ -78,6 +82,48 @@ async def test_a_head_has_a_limit(service: Service) -> None:
     whole = await answer_to(service, HEAD + b"x-a: " + b"b" * 70_000)
     assert whole.startswith(b"HTTP/1.1 431 ")
     assert b"head_too_large" in whole
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The answer to a whole request on an open connection."""
+    writer.write(WHOLE)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length
+    return await reader.readexactly(int(length[1]))
+
+
+async def test_an_idle_connection_is_kept_for_the_next_request(service: Service) -> None:
+    assert Settings.model_fields["idle_timeout_s"].default > 60
+    reader, writer = await connect(service)
+    for pause in (0, 7, 1):
+        await asyncio.sleep(pause)
+        assert b"ok" in await ask(reader, writer)
+    writer.close()
+
+
+async def test_an_idle_connection_ends_after_its_time_and_a_slow_head_after_its_own(launch: Launch) -> None:
+    service = launch(idle_timeout_s=3, head_timeout_s=1)
+    reader, writer = await connect(service)
+    await ask(reader, writer)
+    await asyncio.sleep(1.5)  # longer than a head may take
+    await ask(reader, writer)
+    start = perf_counter()
+    writer.write(HEAD)
+    assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    assert perf_counter() - start < 2.5
+    writer.close()
+    reader, writer = await connect(service)
+    await ask(reader, writer)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+def test_a_uvicorn_without_the_methods_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_hooks()
+    monkeypatch.delattr(HttpToolsProtocol, "on_message_begin")
+    with pytest.raises(ConfigError, match="has no HttpToolsProtocol"):
+        check_hooks()
 
 
 async def test_a_request_that_takes_longer_than_the_head_deadline_is_answered(

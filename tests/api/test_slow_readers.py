@@ -47,6 +47,10 @@ class Sender:
             before = self.sent
             await asyncio.wait((self._work,), timeout=3)
 
+    def stop(self) -> None:
+        """Send nothing more, not even the frame that is held."""
+        self._work.cancel()
+
     async def finish(self) -> None:
         """Returns when the held frame has been sent."""
         self._most = 0

@@ -18,6 +18,7 @@ from tests.support.clients import JPEG, GrpcClient, RestClient
 from tests.support.service import Launch, Pixels, Service, encode
 
 COUNT = 2000
+_FORMATS = ("png", "webp", "avif", "bmp", "gif", "tiff")
 REFUSALS = {400, 413, 415, 422}
 WRONG_TYPES = (
     b"GIF89a", b"BM", b"%PDF-1.7\n", b"PK\x03\x04", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"II*\0",
@@ -65,7 +66,7 @@ def memory(service: Service, field: str) -> int:
 def good(pixels: Pixels) -> list[bytes]:
     small = cv2.resize(pixels, (160, 160), interpolation=cv2.INTER_AREA)
     progressive = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
-    return [encode(small, ".jpg"), progressive, encode(small, ".png"), encode(small, ".webp")]
+    return [encode(small, ".jpg"), progressive, *(encode(small, f".{name}") for name in _FORMATS)]
 
 
 def ask_rest(client: RestClient, image: bytes) -> int:

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 import service.app
+import service.core.stages
 import service.inference.pipeline
 from service.config import Settings
 from service.core.batching import Batcher
+from service.core.drawing import draw
 from service.core.estimator import Estimator
+from service.core.image import decode
 from service.core.memory import PixelMemory
 from service.core.stages import Done, Job, Stages
 from service.errors import InvalidImage
 from service.inference.runtime import Session, open_session
-from service.types import Estimate, Floats, Frame, Image, Options, Timings
+from service.types import Estimate, Floats, Frame, Image, Options, Person, Timings
 from tests.support.service import Pixels, encode
 
 DETECT_S, POSE_S = 0.02, 0.03
@@ -127,6 +130,69 @@ def test_no_more_pixels_are_decoded_than_there_is_room_for(pixels: Pixels) -> No
         outcomes = [outcome for (outcome,) in runners.map(stages.run, jobs)]
     assert all(isinstance(outcome, Done) for outcome in outcomes)
     assert most == 4 * 200 * 200
+
+
+async def test_memory_is_taken_until_the_work_is_done_though_its_caller_has_left(small: bytes) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow_decode(picture: bytes, rotate: int) -> Image:
+        begun.set()
+        assert go.wait(30)
+        return decode(picture, rotate)
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(1) as decoders:
+        patched.setattr(service.core.stages, "decode", slow_decode)
+        stages = Stages(sleeping, decoders, max_pixels=10**6)
+        batcher = Batcher[Job, Done](stages.run)
+        work = asyncio.create_task(batcher.submit(Job(small, Options(), 0), "caller"))
+        assert await asyncio.to_thread(begun.wait, 30)
+        work.cancel()
+        await asyncio.wait([work])
+        assert stages._memory._free == 4 * 10**6 - 128 * 128
+        go.set()
+        await batcher.close()
+        assert stages._memory._free == 4 * 10**6
+
+
+async def test_a_drawing_decodes_its_image_once_and_within_the_memory(
+    small: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Image] = []
+    free: list[int] = []
+
+    def counting_decode(picture: bytes, rotate: int) -> Image:
+        decoded.append(decode(picture, rotate))
+        return decoded[-1]
+
+    def watching_draw(image: Image, persons: Sequence[Person]) -> bytes:
+        assert image is decoded[-1]
+        free.append(stages._memory._free)
+        return draw(image, persons)
+
+    monkeypatch.setattr(service.core.stages, "decode", counting_decode)
+    monkeypatch.setattr(service.core.stages, "draw", watching_draw)
+    with ThreadPoolExecutor(1) as decoders:
+        stages = Stages(sleeping, decoders, max_pixels=10**6)
+        (done,) = stages.run([Job(small, Options(rotate=90), 0, drawn=True)])
+    assert isinstance(done, Done)
+    assert decode(done.drawing).shape == (128, 128, 3)
+    assert len(decoded) == 1
+    assert free == [4 * 10**6 - 128 * 128]
+
+
+def test_a_batch_that_is_too_large_for_the_memory_runs_in_parts(small: bytes) -> None:
+    batches: list[int] = []
+
+    def infer(frames: Sequence[Frame], *, alone: bool) -> list[Estimate]:
+        batches.append(len(frames))
+        return [Estimate((), crops=0, detect=0, pose=0) for _ in frames]
+
+    with ThreadPoolExecutor(4) as decoders:
+        stages = Stages(infer, decoders, max_pixels=128 * 128)
+        jobs = [Job(picture, Options(), 0) for picture in (small, b"no image", *[small] * 7)]
+        outcomes = stages.run(jobs)
+    assert [type(each) for each in outcomes] == [Done, InvalidImage, *[Done] * 7]
+    assert sum(batches) == 8 and max(batches) <= 4
 
 
 class Meeting:

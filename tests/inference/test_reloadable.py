@@ -18,13 +18,14 @@ from service.errors import ArtefactError, WorkerLost
 from service.inference.child import ProcessPipeline
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, Worker
+from service.inference.runtime import Files
 from service.types import Boxes, Estimate, Frame, Options
 from tests.support.networks import save_networks
 from tests.support.service import ROOT, Pixels
 
 
 def open_child(folder: Path, timeout_s: float = 60) -> ProcessPipeline:
-    return ProcessPipeline(folder, threads=1, runtime="onnx", timeout_s=timeout_s)
+    return ProcessPipeline(Files.of(folder), threads=1, runtime="onnx", timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -149,6 +150,7 @@ def test_valid_new_networks_replace_the_old_ones(
         assert worker.models().pose.version == worker.models().detector.version == version
         assert worker.run(frames)[0].persons == answer
         labels = {"task": "pose", "name": "tiny-pose", "version": version, "commit": "0" * 40}
+        labels["runtime"] = "onnxruntime"
         assert REGISTRY.get_sample_value("pose_model_info", labels) == 1
     worker.restart()
     assert worker.models().pose.version == "2"
@@ -194,7 +196,7 @@ def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
     folder: Path, pixels: Pixels
 ) -> None:
     save_networks(folder, slow=True)
-    worker = Worker(lambda: ProcessPipeline(folder, threads=4, runtime="onnx", timeout_s=60))
+    worker = Worker(lambda: ProcessPipeline(Files.of(folder), threads=4, runtime="onnx", timeout_s=60))
     old = worker._pipeline
     sizes = (100, 200, 300, 400)
     with ThreadPoolExecutor(5) as pool:

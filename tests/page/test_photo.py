@@ -1,6 +1,7 @@
 """A photo on the page: drawing, texts and copies, in a real browser."""
 
 import json
+import struct
 import subprocess
 import sys
 from base64 import b64encode
@@ -8,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from model.keypoints import FLIP_PAIRS
+from model.keypoints import FLIP_PAIRS, MPII
 from tests.page.conftest import Open, Visit
-from tests.support.service import Launch, Service
+from tests.support.networks import save_networks
+from tests.support.service import Launch, Service, encode
 
 ORANGE, BLUE, GREEN = (255, 140, 0), (30, 130, 255), (80, 220, 80)
-GIF = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+_DOT = encode(np.zeros((16, 16, 3), np.uint8), ".png")
+ICO = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(_DOT), 22) + _DOT
 LEFT, RIGHT = ({pair[side] for pair in FLIP_PAIRS} for side in (0, 1))
 
 
@@ -39,10 +43,12 @@ def drop(visit: Visit, path: Path) -> None:
     )
 
 
-def shown_keypoints(persons: list[Any]) -> dict[tuple[float, float], tuple[int, int, int]]:
+def shown_keypoints(
+    persons: list[Any], left: set[int] = LEFT, right: set[int] = RIGHT
+) -> dict[tuple[float, float], tuple[int, int, int]]:
     """Positions in pixels of the photo, with the expected colours."""
     return {
-        (x, y): ORANGE if index in LEFT else BLUE if index in RIGHT else GREEN
+        (x, y): ORANGE if index in left else BLUE if index in right else GREEN
         for person in persons
         for index, (x, y, score) in enumerate(person["keypoints"])
         if score >= 0.3
@@ -83,6 +89,22 @@ def test_a_dropped_photo_shows_the_skeletons_of_the_rest_answer(
     assert colours(seen, places, 1024) == list(places.values())
 
 
+def test_the_page_draws_the_skeleton_of_the_network(visit: Open, launch: Launch, tmp_path: Path) -> None:
+    service = launch(weights=save_networks(tmp_path, skeleton=MPII))
+    image = np.zeros((320, 320, 3), np.uint8)
+    for channel, (x, y) in enumerate([(110, 80), (210, 90), (160, 250)]):
+        image[y - 8 : y + 9, x - 8 : x + 9, channel] = 255
+    (tmp_path / "dots.jpg").write_bytes(encode(image))
+    seen = visit(service)
+    seen.choose(tmp_path / "dots.jpg")
+    seen.page.wait_for_selector("#persons li")
+    assert seen.text("#persons li").endswith("16 of 16 keypoints")
+    left, right = ({pair[side] for pair in MPII.flip_pairs} for side in (0, 1))
+    places = shown_keypoints(ask(service, tmp_path / "dots.jpg")["results"][0]["persons"], left, right)
+    assert len(places) == 3
+    assert colours(seen, places, 320) == list(places.values())
+
+
 def test_the_slider_sends_a_request_only_for_lower_scores(visit: Open, shipped: Service, pair: Path) -> None:
     seen = visit(shipped)
     seen.choose(pair)
@@ -106,8 +128,8 @@ def test_the_slider_sends_a_request_only_for_lower_scores(visit: Open, shipped: 
     [
         pytest.param(
             "notes.txt", b"no pixels", "Notes.txt is not an image", id="text"
-        ),  # the browser cannot read it
-        pytest.param("dot.gif", GIF, "Not a JPEG, PNG or WebP image.", id="gif"),  # the service refuses it
+        ),  # the browser refuses it
+        pytest.param("dot.ico", ICO, "Not an image of an accepted format", id="ico"),  # the service does
     ],
 )
 def test_a_file_that_is_not_an_image_is_reported(

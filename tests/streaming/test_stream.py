@@ -70,7 +70,7 @@ async def test_latest_chooses_once_the_rate_of_the_key_allows(rig: Rig) -> None:
     may_go = asyncio.Event()
 
     class Slow(Caller):
-        async def turn(self) -> None:
+        async def wait_for_token(self) -> None:
             await may_go.wait()
 
     CALLER.set(Slow("slow", 1))

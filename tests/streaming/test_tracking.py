@@ -124,7 +124,7 @@ def test_boxes_follow_keypoints_between_detections() -> None:
         here = person(100 + 3 * step, height=100 + step)
         (track,) = tracker.update([Person(stale.bbox, 0.8, here.keypoints)], step * STEP_S, detected=False)
         assert track is not None
-        assert not track.doubtful
+        assert not track.uncertain
         np.testing.assert_allclose(track.box, here.bbox, atol=0.1)
 
 
@@ -136,10 +136,10 @@ def test_faded_or_spread_keypoints_are_uncertain() -> None:
         seen = Person(before.bbox, bad.score, bad.keypoints)
         (track,) = tracker.update([seen], STEP_S, detected=False)
         assert track is not None
-        assert track.doubtful
+        assert track.uncertain
         (track,) = tracker.update([person(101)], 2 * STEP_S, detected=True)
         assert track is not None
-        assert not track.doubtful
+        assert not track.uncertain
 
 
 def test_only_detections_start_tracks() -> None:

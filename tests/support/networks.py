@@ -12,39 +12,52 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model.keypoints import NAMES
+from model.keypoints import COCO, Skeleton
 
 BOX = (80.0, 20.0, 240.0, 300.0)
 _DARK = 114  # the letterbox's fill
 
 
 def save_networks(
-    folder: Path, *, slow: bool = False, not_finite: bool = False, **metadata: str | None
+    folder: Path,
+    *,
+    slow: bool = False,
+    not_finite: bool = False,
+    skeleton: Skeleton = COCO,
+    **metadata: str | None,
 ) -> Path:
     """Write detector.onnx and pose.onnx; `metadata` replaces entries of both, None leaves one out.
 
     slow: the detector takes a tenth of a second or more for an image. not_finite: heatmaps of NaN and
-    infinity.
+    infinity. skeleton: of the pose network.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for task, model in (("detector", _detector(slow)), ("pose", _pose(not_finite))):
-        entries = {**_metadata(task), **metadata}
+    for task, model in (("detector", _detector(slow)), ("pose", _pose(not_finite, len(skeleton.names)))):
+        entries = {**_metadata(task, skeleton), **metadata}
         helper.set_model_props(model, {key: value for key, value in entries.items() if value is not None})
         onnx.checker.check_model(model)
         onnx.save(model, folder / f"{task}.onnx")
     return folder
 
 
-def _metadata(task: str) -> dict[str, str]:
+def _metadata(task: str, skeleton: Skeleton) -> dict[str, str]:
     common = {"format": "1", "task": task, "name": f"tiny-{task}", "version": "0", "commit": "0" * 40}
     if task == "detector":
         return {**common, "input_size": "[320, 320]", "letterbox_fill": str(_DARK)}
-    return {
+    pose = {
         **common,
         "input_size": "[256, 192]",
         "heatmap_stride": "4",
         "crop_padding": "1.25",
-        "keypoint_names": json.dumps(NAMES),
+        "keypoint_names": json.dumps(skeleton.names),
+    }
+    if skeleton == COCO:
+        return pose
+    return {
+        **pose,
+        "keypoint_edges": json.dumps(skeleton.edges),
+        "keypoint_flip_pairs": json.dumps(skeleton.flip_pairs),
+        "keypoint_sigmas": json.dumps(skeleton.oks_sigmas),
     }
 
 
@@ -90,7 +103,7 @@ def _delay() -> list[onnx.NodeProto]:
     ]
 
 
-def _pose(not_finite: bool) -> onnx.ModelProto:
+def _pose(not_finite: bool, keypoints: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", ["image"], ["values"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["values", "scale"], ["shares"]),
@@ -101,9 +114,9 @@ def _pose(not_finite: bool) -> onnx.ModelProto:
     constants = {
         # dividing by zero gives infinities where a pixel is lit and NaN where it is black
         "scale": np.array(0 if not_finite else 255, np.float32),
-        "channels": np.arange(17) % 3,
+        "channels": np.arange(keypoints) % 3,
     }
-    return _model(nodes, constants, (256, 192), {"heatmaps": ["N", 17, 64, 48]})
+    return _model(nodes, constants, (256, 192), {"heatmaps": ["N", keypoints, 64, 48]})
 
 
 def _model(

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import struct
 import threading
 from collections.abc import Iterable
 
@@ -16,10 +17,14 @@ _SDP = (
 
 
 class RtspCamera:
-    """Serves one viewer after the other; each gets all images at 20 per second, then the end."""
+    """Serves one viewer after the other; each gets all images at 20 per second, then the end.
 
-    def __init__(self, pictures: Iterable[Pixels]) -> None:
-        self._pictures = list(pictures)
+    ending: how that comes, `closed`, `reset` or `silent`: the connection stays open.
+    """
+
+    def __init__(self, pictures: Iterable[Pixels], ending: str = "closed") -> None:
+        self._pictures, self._ending = list(pictures), ending
+        self._silent: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"rtsp://127.0.0.1:{self._server.getsockname()[1]}/camera"
         self._pause = threading.Event()
@@ -30,6 +35,8 @@ class RtspCamera:
         self._pause.set()
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        for viewer in self._silent:
+            viewer.close()
 
     def _serve(self) -> None:
         while not self._pause.is_set():
@@ -39,6 +46,10 @@ class RtspCamera:
                 return
             with viewer:
                 self._talk(viewer)
+                if self._ending == "reset":
+                    viewer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                elif self._ending == "silent":
+                    self._silent.append(viewer.dup())
 
     def _talk(self, viewer: socket.socket) -> None:
         request = b""

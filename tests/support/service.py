@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ Pixels = npt.NDArray[np.uint8]
 class Service:
     """A running service: its addresses and its log."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, command: Sequence[str] = ("-m", "service"), **settings: object) -> None:
+        """command: arguments of the interpreter. settings: without the prefix POSE_."""
         variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
         ports = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
         stderr, path = tempfile.mkstemp()
         self._output = Path(path)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, *command],
             cwd=ROOT,
             env={**os.environ, **ports, **variables},
             stdout=subprocess.PIPE,

@@ -63,17 +63,17 @@ class PoseServiceServicer(object):
 
     def EstimateStream(self, request_iterator, context):
         """The persons of each frame of a camera. The first message is a `config`, all others are frames.
-        Each frame gets exactly one answer, in the order sent: its poses, `dropped`, or an `error` after
-        which the stream goes on. A stream that breaks this order ends with INVALID_ARGUMENT; one for which
-        there is no place with RESOURCE_EXHAUSTED. When the service shuts down, the frames that it has taken
-        are answered and the stream ends with UNAVAILABLE.
+        Each frame gets exactly one answer, in the order of the frames: its poses, `dropped`, or an `error`, after
+        which the stream continues. A stream with another order of messages ends with INVALID_ARGUMENT, a stream
+        without a free place with RESOURCE_EXHAUSTED. When the service shuts down, it answers the frames that it
+        has read and ends the stream with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSkeleton(self, request, context):
-        """What the keypoints are and how they connect.
+        """Description of the keypoints and of their connections.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

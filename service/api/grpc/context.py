@@ -1,4 +1,4 @@
-"""What every call of the gRPC front end does: it has an id, and fails with a status of its own."""
+"""Shared by all gRPC calls: the id of a call, and its failure with a status."""
 
 from typing import Any, NoReturn, TypeAlias
 
@@ -12,7 +12,7 @@ Context: TypeAlias = "ServicerContext[Any, Any]"
 
 
 def identify(context: Context) -> str:
-    """The call's id, which goes back in the trailing metadata; the call joins its caller's trace."""
+    """The call's id, which the trailing metadata returns. The call joins its client's trace."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     join_trace(metadata.get(TRACEPARENT))
     ident = request_id(metadata.get("x-request-id"))
@@ -21,7 +21,7 @@ def identify(context: Context) -> str:
 
 
 async def abort(context: Context, error: PoseError) -> NoReturn:
-    """Ends the call with the error's status; some tell when to try again."""
+    """Ends the call with the error's status and, if known, the time after which to try again."""
     if error.retry_after_s is not None:
         pushback = ("grpc-retry-pushback-ms", str(error.retry_after_s * 1000))
         context.set_trailing_metadata((*context.trailing_metadata(), pushback))

@@ -1,4 +1,4 @@
-"""The gRPC front end; proto/pose.proto is its reference."""
+"""The gRPC server; its reference is proto/pose.proto."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +9,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.authentication import KeyInterceptor
 from service.api.grpc.context import Context, abort, identify
 from service.api.grpc.unary import HeadFirst, received
@@ -29,18 +28,25 @@ from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2,
 _NAME = pose_pb2.DESCRIPTOR.services_by_name["PoseService"].full_name
 _V2_NAME = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _CHECKED = (health.OVERALL_HEALTH, _NAME, _V2_NAME)
-# a peer whose machine is gone without a word is noticed, and its stream ended
-_KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
-_PEERS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incoming_connections", 512))
-_LAST_WORDS_S = 2  # for answers under way to be sent; health watches, which never end, are cut then
+_KEEPALIVE = (
+    # detects clients whose machine has disappeared, and ends their streams
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # clients may ping every 10 s, with and without calls; pings may be late and then early, so half of it
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+_CONNECTIONS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incoming_connections", 512))
+LAST_WORDS_S = 2  # time to send the last answers; then health watches, which never end, are cut
 
 
 @dataclass(frozen=True)
 class GrpcOptions:
-    """How to serve.
+    """Options of the gRPC server.
 
-    address: host:port. max_bytes: of a message. max_calls: of all clients at once; one more is refused.
-    receipt_timeout_s: for a stream's config to arrive. drain_timeout_s: for accepted work at the end.
+    address: host:port. max_bytes: limit of a message. max_calls: limit of parallel calls of all clients.
+    receipt_timeout_s: limit for a stream's config to arrive. drain_timeout_s: limit for accepted work at
+    the end.
     """
 
     address: str
@@ -56,13 +62,13 @@ class GrpcOptions:
 async def serve_grpc(
     estimator: Estimator, models: Callable[[], Models], intake: Intake, options: GrpcOptions
 ) -> AsyncIterator[int]:
-    """Serves while open and gives the port; then finishes the calls under way."""
+    """Serves while open and yields the port; then finishes the running calls."""
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", options.max_bytes),
             ("grpc.max_concurrent_streams", options.max_calls),
             ("grpc.so_reuseport", 0),
-            *_PEERS,
+            *_CONNECTIONS,
             *_KEEPALIVE,
         ),
         interceptors=[HeadFirst(), *([KeyInterceptor(options.keys)] if options.keys else ())],
@@ -85,22 +91,24 @@ async def serve_grpc(
     for name in _CHECKED:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
-    watches = [asyncio.create_task(tell(estimator, checks)) for tell in (_tell_drain, _tell_readiness)]
+    watches = [
+        asyncio.create_task(report(estimator, checks)) for report in (_report_drain, _report_readiness)
+    ]
     try:
         yield port
         await estimator.drain(options.drain_timeout_s)
     finally:
         for watch in watches:
             watch.cancel()
-        await server.stop(_LAST_WORDS_S)
+        await server.stop(LAST_WORDS_S)
 
 
-async def _tell_drain(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
+async def _report_drain(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
     await estimator.draining.wait()
     await checks.enter_graceful_shutdown()
 
 
-async def _tell_readiness(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
+async def _report_readiness(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
     async for ready in estimator.readiness():
         answer = health_pb2.HealthCheckResponse
         for name in _CHECKED:
@@ -125,7 +133,7 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
         return pose_pb2.EstimateResponse(poses=poses_message(access.poses[0]), model=_models(self._models()))
 
     async def EstimateStream(self, _: object, context: Context) -> None:
-        """The answer to each frame, in order; ends when the caller is done or the service drains."""
+        """The answer to each frame, in order; ends when the client is done or the service drains."""
         ident = identify(context)
         try:
             with observed_opening("grpc_stream", ident) as opening:
@@ -139,12 +147,13 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
             await abort(context, error)
 
     async def GetSkeleton(self, request: pose_pb2.GetSkeletonRequest, context: Context) -> pose_pb2.Skeleton:
-        """What the keypoints are."""
+        """Description of the keypoints."""
+        skeleton = self._estimator.skeleton
         return pose_pb2.Skeleton(
-            names=NAMES,
-            edges=[pose_pb2.KeypointPair(first=a, second=b) for a, b in EDGES],
-            flip_pairs=[pose_pb2.KeypointPair(first=a, second=b) for a, b in FLIP_PAIRS],
-            oks_sigmas=OKS_SIGMAS,
+            names=skeleton.names,
+            edges=[pose_pb2.KeypointPair(first=a, second=b) for a, b in skeleton.edges],
+            flip_pairs=[pose_pb2.KeypointPair(first=a, second=b) for a, b in skeleton.flip_pairs],
+            oks_sigmas=skeleton.oks_sigmas,
         )
 
     async def _read_config(self, context: Context) -> StreamConfig:

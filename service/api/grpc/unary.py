@@ -1,4 +1,4 @@
-"""Unary calls for persons, from their heads on: a place and memory first, then the message."""
+"""Unary calls for persons: they get a place and memory first, then their message is received."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,9 +19,9 @@ _CALLS = frozenset(("/pose.v1.PoseService/Estimate", "/inference.GRPCInferenceSe
 
 
 class HeadFirst(grpc.aio.ServerInterceptor):
-    """Starts these calls at their heads, where the server would receive their message first.
+    """Starts these calls after their heads; by default the server receives the message first.
 
-    Their methods take it, as bytes, by `received`. What a client sees of such a call is the same.
+    Their methods read the message, as bytes, with `received`. Clients see no difference.
     """
 
     async def intercept_service(
@@ -42,7 +42,7 @@ class HeadFirst(grpc.aio.ServerInterceptor):
 async def received(
     context: Context, api: str, intake: Intake, kind: type[M]
 ) -> AsyncIterator[tuple[M, Access]]:
-    """The message of a call, and its record; open while it is answered. A failure ends the call."""
+    """The message of a call and its log record, while it is answered. A failure ends the call."""
     ident = identify(context)
     try:
         with observed_call(api, ident) as access:
@@ -59,7 +59,7 @@ async def received(
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """The message. Raises InvalidArgument. A large one takes long: call it beside the event loop."""
+    """The message. Raises InvalidArgument. A large message takes long, so call it off the event loop."""
     message = kind()
     try:
         message.ParseFromString(data)

@@ -1,4 +1,4 @@
-"""What every HTTP request meets: an id, a record, a problem for a crash, and a refusal that it can read."""
+"""For every HTTP request: an id, a log record, a problem after a crash, and a readable refusal."""
 
 import asyncio
 import logging
@@ -17,28 +17,28 @@ from service.observability.tracing import TRACEPARENT, join_trace
 
 logger = logging.getLogger(__name__)
 VIDEOS = "/v1/videos"
-# POST requests for persons, and the names under which they are recorded; no other request is
+# POST requests for persons, and their labels in metrics; other requests are not recorded
 _RECORDED = {
     "/v1/poses": "rest",
-    # a video takes as long as it is: it has no place among the latencies of requests
+    # a video takes as long as it is, so it is not among the latencies of requests
     VIDEOS: "rest_video",
     f"/v2/models/{MODEL}/infer": "rest_v2",
     f"/v2/models/{MODEL}/versions/{VERSION}/infer": "rest_v2",
 }
-_MAX_QUERY = 2048  # bytes; a longer one takes long to validate, and no parameter needs it
-# read to its end, a body is received from whoever asks; those without a key are refused before it
+_MAX_QUERY = 2048  # bytes; no parameter needs more, and validation of a long query takes long
+# refusals that are sent without reading the body, which would let clients without a key send bodies
 _AT_ONCE = (401, 403, 408, 413)
 
 
 def access_of(scope: Scope) -> Access:
-    """The record of the request under way."""
+    """The record of the current request."""
     access: Access = scope["state"]["access"]
     return access
 
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Of the bodies of refused requests, which are read and dropped. by_path: other max_bytes."""
+    """Limits of the bodies of refused requests, which are read and dropped. by_path: other max_bytes."""
 
     max_bytes: int
     timeout_s: float
@@ -48,7 +48,7 @@ class BodyLimits:
 class AccessMiddleware:
     """Gives each request an id, turns a crash into a problem, and records requests for persons.
 
-    A refusal waits until the body is read, as a client that still sends would lose it to a reset.
+    A refusal is sent after the body is read: a client that is still sending would only see a reset.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
@@ -102,7 +102,7 @@ class AccessMiddleware:
 
 
 class _Body:
-    """The body of a request under way. read: to its end. held_back: until the service asks for it."""
+    """The body of the current request. read: it is complete. held_back: until the service requests it."""
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
@@ -119,7 +119,7 @@ class _Body:
         return message
 
     async def drop(self, max_bytes: int, timeout_s: float) -> None:
-        """Read on, up to a limit."""
+        """Read the rest, up to a limit."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not self.read and self._received < max_bytes:

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578), by python-multipart."""
+"""Reads multipart forms (RFC 7578) with python-multipart."""
 
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -13,13 +13,13 @@ _MAX_CONTENT_TYPE = 256  # characters; a boundary has at most 70
 
 
 class FormReader:
-    """Reads a form of files, piece by piece, in time proportional to its bytes.
+    """Reads a form of files piece by piece, in linear time.
 
-    fields: the names that its parts may have. new_file: where the content of a part goes.
+    fields: allowed names of parts. new_file: opens the destination of a part.
     """
 
     def __init__(self, boundary: bytes, fields: tuple[str, ...], new_file: Callable[[], BinaryIO]) -> None:
-        """Raises MalformedBody for a boundary that cannot be one."""
+        """Raises MalformedBody for an invalid boundary."""
         self.files: list[BinaryIO] = []
         self._fields, self._new_file = fields, new_file
         self._ended = False
@@ -39,7 +39,7 @@ class FormReader:
             raise _damaged(error) from error
 
     def write(self, data: bytes) -> None:
-        """Read the next piece. Raises MalformedBody; InvalidArgument for another field, or text."""
+        """Read the next piece. Raises MalformedBody, or InvalidArgument for an unknown field or for text."""
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -85,11 +85,11 @@ class FormReader:
 
 
 def form_boundary(content_type: str, kind: str, fields: tuple[str, ...]) -> bytes | None:
-    """What parts the files of a form; None where the body itself is the file, of type `kind`/*.
+    """The boundary of a form; None if the body is the file itself, of type `kind`/*.
 
-    Raises MalformedBody for a form without a boundary, UnsupportedMediaType for another type of body.
+    Raises MalformedBody for a form without a boundary, UnsupportedMediaType for other types.
     """
-    # no more of it: the parser takes half a second for 64 kB of semicolons
+    # limit the length: the parser takes half a second for 64 kB of semicolons
     media_type, options = parse_options_header(content_type[:_MAX_CONTENT_TYPE])
     if media_type == b"multipart/form-data":
         if not (boundary := options.get(b"boundary")):

@@ -1,4 +1,4 @@
-"""Pages of other sites and WebSockets, which browsers let any page open."""
+"""Checks the origin of WebSockets, which browsers allow any page to open."""
 
 from collections.abc import Collection
 
@@ -10,14 +10,14 @@ from service.errors import ForeignOrigin
 
 
 class OriginMiddleware:
-    """Admits WebSockets of no page, of a page from where the service itself is reached, or of one allowed.
+    """Admits WebSockets from programs, from pages of the service's own origin, and from allowed origins.
 
-    For a service without keys, which answers whoever reaches it: a page elsewhere must not reach it through
-    its reader's browser. A key, which no browser sends by itself, makes the check needless.
+    It protects a service without keys: a page of another site must not use it through its visitor's browser.
+    With keys the check is not needed, because browsers never send a key on their own.
     """
 
     def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
-        """allowed: other origins whose pages may open one; `*` is any."""
+        """allowed: further allowed origins; `*` allows all."""
         self._app, self._allowed = app, allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,6 +33,6 @@ class OriginMiddleware:
         await self._app(scope, receive, send)
 
     def _is_admitted(self, origin: str, host: str) -> bool:
-        # not the scheme of its own page: before a proxy that ends TLS it is another one
+        # the scheme is not compared: behind a proxy that terminates TLS it differs
         own = origin.partition("://")[2] == host
         return own or origin in self._allowed or "*" in self._allowed

@@ -22,13 +22,13 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-# the rest of the body is not read, or the service is about to go: the connection is of no more use
+# the rest of the body is not read, or the service shuts down, so the connection is closed
 _CLOSING = (ImageTooLarge, MalformedBody, ReceiptTimeout, ShuttingDown, UnsupportedMediaType)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Problem details: `code` is a short stable name; `index` tells which image is at fault, if one is."""
+    """Problem details: `code` is a short stable name; `index` is that of the invalid image, if any."""
 
     type: str
     title: str
@@ -39,7 +39,7 @@ class Problem:
 
 
 def problem(status: int, code: str, detail: str, *, index: int | None = None, **more: str) -> Response:
-    """The answer to a request that failed; `more`: further members."""
+    """The answer to a failed request; more: further members."""
     body = asdict(Problem("about:blank", _title(status), status, detail, code, index)) | more
     if index is None:
         del body["index"]
@@ -47,7 +47,7 @@ def problem(status: int, code: str, detail: str, *, index: int | None = None, **
 
 
 def pose_problem(error: PoseError, /, **more: str) -> Response:
-    """The answer to a request that failed by `error`; `more`: further members."""
+    """The answer to a request that failed with `error`; more: further members."""
     detail = str(error) if error.index is None else f"image {error.index}: {error}"
     response = problem(error.http_status, error.code, detail, index=error.index, **more)
     if error.retry_after_s is not None:
@@ -60,8 +60,8 @@ def pose_problem(error: PoseError, /, **more: str) -> Response:
 
 
 def unforeseen_problem() -> Response:
-    """The answer to a request that failed by a fault of the service."""
-    return pose_problem(InferenceFailed("the service failed; the request id finds the reason in its log"))
+    """The answer to a request that failed because of the service."""
+    return pose_problem(InferenceFailed("the service failed; search its log for the request id"))
 
 
 async def on_pose_error(_: Request, error: Exception) -> Response:
@@ -71,7 +71,7 @@ async def on_pose_error(_: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
-    """Exception handler of what the framework refuses, such as an unknown path or method."""
+    """Exception handler of requests that the framework refuses, such as unknown paths or methods."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
     response = problem(error.status_code, code, str(error.detail))
@@ -80,7 +80,7 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def on_invalid_parameters(_: Request, error: Exception) -> Response:
-    """Exception handler of parameters that do not validate: all of them are named."""
+    """Exception handler of invalid parameters; the answer names all of them."""
     assert isinstance(error, RequestValidationError)
     return problem(422, "invalid_argument", "; ".join(_complaint(each) for each in error.errors()))
 

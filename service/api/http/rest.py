@@ -1,9 +1,8 @@
 """The REST front end."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import orjson
@@ -18,7 +17,6 @@ from service.api.http.schemas import (
     BODY,
     METRICS,
     PICTURE,
-    SKELETON,
     PosesAnswer,
     PosesQuery,
     Skeleton,
@@ -28,7 +26,6 @@ from service.api.http.schemas import (
 from service.api.http.upload import received_images
 from service.api.intake import Intake
 from service.core.coco import CocoResult, coco_results
-from service.core.drawing import draw
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument
 from service.types import Models, Poses
@@ -55,13 +52,15 @@ class RestApi:
             methods=["POST"],
             summary="The persons of one or more images",
             response_model=PosesAnswer | list[CocoResult],
-            responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 503, 504)},
+            responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 504)},
             openapi_extra=BODY,
         )
-        router.add_api_route("/v1/models", self.models_now, summary="The networks that answer")
-        router.add_api_route("/v1/skeleton", self.skeleton, summary="What the keypoints are")
-        router.add_api_route("/healthz", self.healthz, summary="Whether the process lives")
-        router.add_api_route("/readyz", self.readyz, summary="Whether it takes work", responses=problems(503))
+        router.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
+        router.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
+        for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
+        router.add_api_route("/healthz", self.healthz, summary="Liveness")
+        router.add_api_route("/readyz", self.readyz, summary="Readiness", responses=problems(503))
         router.add_api_route(
             "/metrics",
             self.metrics,
@@ -72,28 +71,26 @@ class RestApi:
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
-        """Every person of each image with 17 keypoints, in pixels of the image once it is turned upright.
+        """Every person of each image with its keypoints, in pixels of the image once it is turned upright.
 
-        It is turned as its EXIF orientation says, then by `rotate`. A keypoint that the picture does not show
-        may lie outside it; its score is low.
+        The image is turned by its EXIF orientation, then by `rotate`. A keypoint that is not visible may be
+        outside the image; its score is low.
 
-        All images are answered or none: one that is bad fails the request and is named in the problem.
+        One invalid image fails the whole request; the problem has its index.
         """
         async with received_images(request, self.intake, self.decoders) as images:
             picture = "image/jpeg" in request.headers.get("accept", "")
             if picture and len(images) > 1:
-                raise InvalidArgument("a picture can be drawn of one image only")
-            work = self.estimator.estimate(images, query.options(), held=1)
+                raise InvalidArgument("only one image can be drawn")
             access = access_of(request.scope)
-            access.poses = results = await while_connected(request, work)
             if picture:
-                return await self._drawn(images[0], results[0], query.rotate)
-        return self._json(query, results)
-
-    async def _drawn(self, image: bytes, poses: Poses, rotate: int) -> Response:
-        loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self.decoders, draw, image, poses.persons, rotate)
-        return Response(drawn, media_type="image/jpeg")
+                drawn = self.estimator.draw(images[0], query.options(), held=1)
+                poses, drawing = await while_connected(request, drawn)
+                access.poses = [poses]
+                return Response(drawing, media_type="image/jpeg")
+            work = self.estimator.estimate(images, query.options(), held=1)
+            access.poses = await while_connected(request, work)
+        return self._json(query, access.poses)
 
     def _json(self, query: PosesQuery, results: Sequence[Poses]) -> Response:
         if query.format == "coco":
@@ -101,24 +98,24 @@ class RestApi:
         return _json(PosesAnswer(list(results), self.models()))
 
     async def models_now(self) -> Models:
-        """Name, version and commit of the networks; another version after a reload."""
+        """Name, version and commit of the networks; they change after a reload."""
         return self.models()
 
     async def skeleton(self) -> Skeleton:
         """Names, limbs, left-right pairs and OKS sigmas of the keypoints."""
-        return SKELETON
+        return Skeleton(**asdict(self.estimator.skeleton))
 
     async def healthz(self) -> Status:
-        """The process answers."""
+        """The process is running."""
         return Status("ok")
 
     async def readyz(self) -> Status:
-        """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
+        """Ready from start-up until shutdown, except while the worker restarts."""
         self.estimator.check_ready()
         return Status("ready")
 
     async def metrics(self, request: Request) -> Response:
-        """All metrics, in the text format that the Accept header asks for."""
+        """All metrics, in the text format of the Accept header."""
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(REGISTRY), headers={"content-type": content_type})
 

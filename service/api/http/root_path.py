@@ -1,13 +1,13 @@
-"""The path under which a proxy offers the service."""
+"""The path of the service behind a proxy."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPathMiddleware:
-    """Marks requests as ones under a path, whether the proxy takes it off or passes it on.
+    """Sets ASGI's `root_path`, whether the proxy removes the path from requests or forwards it.
 
-    Those that come without it, such as health checks beside the proxy, are answered too. Routes, redirects
-    and the OpenAPI document follow the mark, ASGI's `root_path`.
+    Requests without the path, such as health checks that bypass the proxy, are answered too. Routes,
+    redirects and the OpenAPI document use `root_path`.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:

@@ -1,11 +1,10 @@
-"""The JSON of the REST interface, and the words of its OpenAPI document."""
+"""The JSON of the REST interface, and the texts of its OpenAPI document."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from model.keypoints import EDGES, FLIP_PAIRS, NAMES, OKS_SIGMAS
 from service.api.http.problem import MEDIA_TYPE, Problem
 from service.types import MAX_PERSONS, ROTATIONS, Models, Options, Poses, array_of
 
@@ -14,15 +13,20 @@ KeypointPair = Annotated[tuple[int, int], array_of(2, "integer", "two indices in
 
 
 class OptionsQuery(BaseModel):
-    """Parameters that every request for persons takes."""
+    """The parameters of every request for persons."""
 
     model_config = ConfigDict(extra="forbid")
 
-    min_score: Annotated[float, Field(ge=0, le=1, description="persons below this score are left out")] = (
+    min_score: Annotated[float, Field(ge=0, le=1, description="minimum score of a person")] = (
         _DEFAULT.min_score
     )
     max_persons: Annotated[
-        int, Field(ge=1, le=MAX_PERSONS, description="at most this many persons of an image, by best box")
+        int,
+        Field(
+            ge=1,
+            le=MAX_PERSONS,
+            description="maximum number of persons of an image, chosen by the score of their boxes",
+        ),
     ] = _DEFAULT.max_persons
     rotate: Annotated[
         int,
@@ -30,8 +34,8 @@ class OptionsQuery(BaseModel):
             ge=min(ROTATIONS),
             le=max(ROTATIONS),
             multiple_of=90,
-            description="degrees (0, 90, 180, 270) by which the picture is turned clockwise, after its EXIF"
-            " orientation, before persons are looked for; all coordinates are those of the turned picture",
+            description="clockwise rotation in degrees (0, 90, 180, 270), after the EXIF orientation and"
+            " before detection; all coordinates are those of the rotated image",
         ),
     ] = _DEFAULT.rotate
 
@@ -44,13 +48,13 @@ class PosesQuery(OptionsQuery):
     """Parameters of POST /v1/poses."""
 
     format: Annotated[
-        Literal["poses", "coco"], Field(description="`coco` answers a list of COCO keypoint results")
+        Literal["poses", "coco"], Field(description="`coco` returns a list of COCO keypoint results")
     ] = "poses"
 
 
 @dataclass(frozen=True, slots=True)
 class PosesAnswer:
-    """One result for each image, in their order, and the networks that answered."""
+    """One result for each image, in order, and the networks."""
 
     results: list[Poses]
     model: Models
@@ -58,15 +62,12 @@ class PosesAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """Names of the keypoints; limbs and left-right pairs as indices into them; COCO's OKS sigmas."""
+    """Names of the keypoints; limbs and left-right pairs as indices into them; OKS sigmas as COCO's."""
 
     names: tuple[str, ...]
     edges: tuple[KeypointPair, ...]
     flip_pairs: tuple[KeypointPair, ...]
     oks_sigmas: tuple[float, ...]
-
-
-SKELETON = Skeleton(NAMES, EDGES, FLIP_PAIRS, OKS_SIGMAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Status:
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-# the field `file` is taken too; a schema cannot say that one of the two is there and not empty
+# the field `file` is accepted too; a schema cannot require one of the two
 _FORM = {
     "type": "object",
     "required": ["image"],
@@ -86,11 +87,12 @@ _FORM = {
     },
     "additionalProperties": False,
 }
-_IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+_FORMATS = ("jpeg", "png", "webp", "avif", "bmp", "tiff", "gif", "heic")
+_IMAGE_TYPES = (*(f"image/{name}" for name in _FORMATS), "application/octet-stream")
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG or WebP: one or more as `image` or `file` of a form, or one as the body.",
+        "description": "One or more images as `image` or `file` of a form, or one as the body.",
         "content": {
             "multipart/form-data": {"schema": _FORM},
             **{media_type: _BINARY for media_type in _IMAGE_TYPES},
@@ -98,7 +100,7 @@ BODY: dict[str, Any] = {
     }
 }
 PICTURE: dict[str, Any] = {
-    "description": "The persons; with `Accept: image/jpeg` the picture with their skeletons drawn.",
+    "description": "The persons; with `Accept: image/jpeg` the image with the skeletons drawn.",
     "content": {"image/jpeg": _BINARY},
 }
 METRICS: dict[str, Any] = {
@@ -115,17 +117,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _PROBLEMS = {
-    400: "Not an image, or one that is damaged or truncated; or a malformed form.",
-    401: "No key, or one that is not known.",
+    400: "Not an image, a damaged or truncated image, or a malformed form.",
+    401: "No key, or an unknown one.",
     404: "There is no model of that name or version.",
     408: "The body did not arrive in time.",
     413: "Too many bytes or too many pixels.",
-    415: "The body is neither multipart/form-data nor of a type that is taken.",
+    415: "The type of the body is not supported.",
     422: "A parameter or form field is unknown or out of range.",
-    429: "The service is full, or the key is over its rate; Retry-After tells when to try again.",
+    429: "The service is full, or the key is over its rate; see Retry-After.",
     500: "A fault of the service.",
-    501: "The service was installed without what this needs.",
-    503: "The service is shutting down, or its worker was lost; it is back in seconds.",
+    501: "The service was installed without the extra that this needs.",
+    503: "The service is shutting down, or its worker crashed and restarts within seconds.",
     504: "The answer was not ready in time.",
-    507: "There is no room to store the video.",
+    507: "There is no disk space to store the video.",
 }

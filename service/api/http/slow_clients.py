@@ -1,12 +1,13 @@
-"""uvicorn's protocols for peers that take their time.
+"""uvicorn's protocols with deadlines for slow clients.
 
-The head of a request, a WebSocket message and the taking of an answer have deadlines; the number of
-connections has a limit.
+The head of a request, a WebSocket message and the reading of an answer have deadlines. The number of
+connections is limited.
 """
 
 from asyncio import TimerHandle, Transport
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 from fastapi.responses import Response
@@ -15,50 +16,55 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api.http.problem import pose_problem, problem
-from service.errors import MalformedBody, ReceiptTimeout
+from service.errors import ConfigError, MalformedBody, ReceiptTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """head_s: for the head of a request, from the connection or the last answer on.
+    """Deadlines and the limit of connections.
 
-    transfer_s: for a WebSocket message to arrive once begun, and for an answer to be taken. connections:
-    open at once; one more takes the place of the one that has rested longest, or is closed where none rests.
+    head_s: for the head of a request, from the connection or its first byte on. idle_s: between an answer
+    and the next request. transfer_s: for a WebSocket message to arrive once it has begun, and for an answer
+    to be read. connections: at the limit, a new connection replaces the one that has been idle longest, or
+    is closed if none is idle.
     """
 
     head_s: float
+    idle_s: float
     transfer_s: float
     connections: int
-    # those without a request, longest first
-    resting: dict["PatientHttp", None] = field(default_factory=dict)
+
+
+class Connections(dict["PatientHttp", None]):
+    """The idle connections, longest idle first."""
 
 
 class PatientHttp(HttpToolsProtocol):
-    """HTTP whose heads and answers have deadlines."""
+    """HTTP with deadlines for heads and answers."""
 
-    def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, idle: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._limits = limits
+        self._limits, self._idle = limits, idle
         self._head_bytes = 0
         self._in_head = False
-        self._resting: TimerHandle | None = None
+        self._deadline: TimerHandle | None = None
         self._writing: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """See Protocol."""
         super().connection_made(transport)
-        self._rest(self._limits.head_s)
+        self._start_idle(self._limits.head_s)
         if len(self.connections) > self._limits.connections:
-            longest = next(iter(self._limits.resting))  # this one, where all others are at work
-            longest._stir()
+            longest = next(iter(self._idle))  # this one, if all others are active
+            longest._end_idle()
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See Protocol."""
-        self._stir()
-        super().connection_lost(exc)  # which resumes writing, and so ends that deadline too
+        self._end_idle()
+        super().connection_lost(exc)  # it resumes writing, which ends that deadline too
 
     def data_received(self, data: bytes) -> None:
         """See Protocol."""
@@ -66,25 +72,30 @@ class PatientHttp(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse(problem(431, "head_too_large", f"the head passes {_MAX_HEAD_BYTES} bytes"))
+                self._refuse(
+                    problem(431, "head_too_large", f"the head is larger than {_MAX_HEAD_BYTES} bytes")
+                )
 
     def on_message_begin(self) -> None:
         """See httptools."""
         self._in_head, self._head_bytes = True, 0
+        if self.cycle is not None and self.cycle.response_complete:
+            self._start_idle(self._limits.head_s)  # the time of the first head starts with the connection
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         self._in_head = False
-        self._stir()
+        self._end_idle()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """See HttpToolsProtocol."""
         super().on_response_complete()
-        if self.cycle.response_complete:  # else a request waits behind this one
+        if self.cycle.response_complete:  # otherwise a pipelined request follows
             busy = self.cycle.more_body or self.transport.get_write_buffer_size() > 0
-            self._rest(self._limits.transfer_s if busy else self._limits.head_s)
+            waiting_s = self._limits.head_s if self._in_head else self._limits.idle_s
+            self._start_idle(self._limits.transfer_s if busy else waiting_s)
 
     def pause_writing(self) -> None:
         """See Protocol."""
@@ -98,17 +109,17 @@ class PatientHttp(HttpToolsProtocol):
             self._writing.cancel()
             self._writing = None
 
-    def _rest(self, seconds: float) -> None:
-        """Nothing is asked: it must be, before long."""
-        self._stir()
-        self._limits.resting[self] = None
-        self._resting = self.loop.call_later(seconds, self._expire)
+    def _start_idle(self, seconds: float) -> None:
+        """Idle: close the connection unless the head of a request is complete in time."""
+        self._end_idle()
+        self._idle[self] = None
+        self._deadline = self.loop.call_later(seconds, self._expire)
 
-    def _stir(self) -> None:
-        self._limits.resting.pop(self, None)
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
+    def _end_idle(self) -> None:
+        self._idle.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _expire(self) -> None:
         if self._in_head and not self.transport.get_write_buffer_size():
@@ -124,7 +135,7 @@ class PatientHttp(HttpToolsProtocol):
 
 
 class PatientWebSocket(WebSocketsSansIOProtocol):
-    """WebSocket whose messages have a deadline, once begun."""
+    """WebSocket with a deadline for messages that have begun."""
 
     def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -140,7 +151,9 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
         """See Protocol."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            refusal = pose_problem(MalformedBody("not a sound WebSocket handshake"))  # the peer would wait
+            refusal = pose_problem(
+                MalformedBody("not a valid WebSocket handshake")
+            )  # otherwise the client waits
             self.transport.write(_encoded(refusal, self.default_headers))
             self.transport.close()
         self._watch()
@@ -173,8 +186,19 @@ class PatientWebSocket(WebSocketsSansIOProtocol):
         self.transport.close()
 
 
+def check_hooks() -> None:
+    """Raises ConfigError if uvicorn no longer has a method that a deadline needs."""
+    for protocol in (PatientHttp, PatientWebSocket):
+        (base,) = protocol.__bases__
+        for name in vars(protocol):
+            if not name.startswith("_") and not hasattr(base, name):
+                raise ConfigError(
+                    f"uvicorn {version('uvicorn')} has no {base.__name__}.{name}: deadlines need it"
+                )
+
+
 def _encoded(response: Response, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """An answer as it goes over a connection that ends with it."""
+    """The bytes of an answer after which the connection is closed."""
     response.headers["connection"] = "close"
     lines = [f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}".encode()]
     lines += [name + b": " + value for name, value in (*headers, *response.raw_headers)]

@@ -1,4 +1,4 @@
-"""The JSON of streams: configs in, answers out."""
+"""The JSON of streams: configs and answers."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -15,14 +15,16 @@ from service.types import Poses
 class VideoQuery(OptionsQuery):
     """Parameters of POST /v1/videos."""
 
-    tracking: Annotated[bool, Field(description="persons get ids that last from frame to frame")] = False
-    smoothing: Annotated[bool, Field(description="keypoints without jitter; needs tracking")] = False
+    tracking: Annotated[bool, Field(description="persons get ids that stay the same from frame to frame")] = (
+        False
+    )
+    smoothing: Annotated[bool, Field(description="smooths keypoints; needs tracking")] = False
     detect_every: Annotated[
         int,
         Field(
             ge=1,
             le=MAX_DETECT_EVERY,
-            description="the detector runs on one frame in so many at least; more than 1 needs tracking",
+            description="the detector runs at least on one frame in this number; above 1 it needs tracking",
         ),
     ] = 1
 
@@ -50,9 +52,9 @@ class StreamQuery(VideoQuery):
 
 @dataclass(frozen=True, slots=True)
 class FrameAnswer:
-    """The answer to one frame, with one of `poses`, `dropped` and `error`; `counts` are those so far.
+    """The answer to one frame: one of `poses`, `dropped` and `error`, and the `counts` so far.
 
-    time: of the frame, in seconds since the first one of the video.
+    time: seconds of the frame since the first one of the video.
     """
 
     frame_id: int
@@ -64,12 +66,12 @@ class FrameAnswer:
 
 
 def end_json(counts: Counts, lost: int) -> bytes:
-    """The end of a video as JSON. lost: frames that could not be decoded."""
+    """The last line of a video as JSON. lost: number of frames that could not be decoded."""
     return orjson.dumps({"end": {"counts": counts, "lost": lost}})
 
 
 def failure_json(error: PoseError) -> bytes:
-    """The end of a stream that failed as JSON."""
+    """The last line of a failed stream as JSON."""
     return orjson.dumps({"error": Failed(error.code, str(error))})
 
 

@@ -1,4 +1,4 @@
-"""The body of an HTTP request, and the images in it."""
+"""Receives the body of an HTTP request and the images in it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,28 +15,28 @@ from service.api.intake import Intake
 from service.errors import Abandoned, ImageTooLarge
 
 _FIELDS = ("image", "file")
-_WINDOW = 2**16  # bytes parsed at a time: in between, other threads get the interpreter's lock
+_WINDOW = 2**16  # bytes parsed at a time; between them other threads get the interpreter's lock
 
 
 @asynccontextmanager
 async def received_images(request: Request, intake: Intake, decoders: Executor) -> AsyncIterator[list[bytes]]:
-    """The encoded images of a multipart form, or the one that is the body itself; open until it is answered.
+    """The encoded images of a multipart form, or the body as the only image; open until the answer.
 
-    Raises PoseError of many kinds.
+    Raises several kinds of PoseError.
     """
     boundary = form_boundary(request.headers.get("content-type", ""), "image", _FIELDS)
     async with received_body(request, intake) as body:
         if boundary is None:
             yield [body.getvalue()]
-        else:  # which takes long to parse
+        else:  # parsing a large form takes long
             yield await asyncio.get_running_loop().run_in_executor(decoders, _read_form, body, boundary)
 
 
 @asynccontextmanager
 async def received_body(request: Request, intake: Intake) -> AsyncIterator[BytesIO]:
-    """The whole body, whose request holds its place and memory while open. Raises PoseError of many kinds."""
+    """The whole body; holds a place and memory while open. Raises several kinds of PoseError."""
     async with intake.admitted(content_length(request, intake.max_bytes)) as held:
-        body = BytesIO()  # which gives its bytes without a copy
+        body = BytesIO()  # returns its bytes without a copy
         async with intake.receiving():
             async for chunk in limited(request, intake.max_bytes):
                 body.write(chunk)
@@ -46,7 +46,7 @@ async def received_body(request: Request, intake: Intake) -> AsyncIterator[Bytes
 
 
 def content_length(request: Request, max_bytes: int) -> int | None:
-    """The length that the head announces, if it does. Raises ImageTooLarge."""
+    """The Content-Length, if there is one. Raises ImageTooLarge."""
     announced = request.headers.get("content-length", "")
     if not announced.isdigit():
         return None
@@ -56,7 +56,7 @@ def content_length(request: Request, max_bytes: int) -> int | None:
 
 
 async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body, chunk by chunk. Raises ImageTooLarge once it passes max_bytes, and Abandoned."""
+    """The body in chunks. Raises ImageTooLarge above max_bytes, and Abandoned."""
     received = 0
     try:
         async for chunk in request.stream():
@@ -73,7 +73,7 @@ def _too_large(max_bytes: int) -> ImageTooLarge:
 
 
 def _read_form(body: BytesIO, boundary: bytes) -> list[bytes]:
-    """The files of a form, in their order. Raises MalformedBody or InvalidArgument."""
+    """The files of a form, in order. Raises MalformedBody or InvalidArgument."""
     files: list[BytesIO] = []
 
     def new_file() -> BytesIO:

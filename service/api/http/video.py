@@ -1,4 +1,4 @@
-"""Video files over REST: frames are answered while the file is read."""
+"""Video files over REST: answers are sent while the file is read."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -37,7 +37,7 @@ class JsonLines(StreamingResponse):
 
 @dataclass(frozen=True)
 class VideoApi:
-    """The route /v1/videos. receipt_timeout_s: for the whole body to arrive."""
+    """The route /v1/videos. receipt_timeout_s: limit for the whole body to arrive."""
 
     estimator: Estimator
     decoders: Executor
@@ -60,10 +60,10 @@ class VideoApi:
         )
 
     async def videos(self, request: Request, query: Annotated[VideoQuery, Query()]) -> JsonLines:
-        """A line of JSON for each frame, in order, as soon as it is done; then a line that says how it ended.
+        """A line of JSON for each frame, in order, as soon as it is ready; then a line about the end.
 
-        The last line has no `frame_id`. It is `end`, with `counts` and the number of frames `lost`, those
-        that cannot be decoded; or `error`, which ended the work. Closing the connection ends the work too.
+        The last line has no `frame_id`. It is `end` with `counts` and the number of frames that could not be
+        decoded (`lost`), or the `error` that ended the work. Closing the connection ends the work too.
         """
         config = query.config()
         boundary = form_boundary(request.headers.get("content-type", ""), "video", _FIELDS)
@@ -80,14 +80,14 @@ class VideoApi:
             except BaseException:
                 file.close()
                 raise
-        # the stream takes the place before anybody else may: nothing is awaited in between
+        # the stream takes the free place, because nothing is awaited in between
         stream = Stream(self.estimator, config, api="video", ident=access.request_id)
         answers = stream.answers(self._frames(video))
-        first = await anext(answers, None)  # a stream for which there is no place gets a status of its own
+        first = await anext(answers, None)  # a stream without a place gets an error status
         return JsonLines(_lines(first, answers, lambda: end_json(stream.counts, video.lost)))
 
     async def _receive(self, request: Request, file: BinaryIO, boundary: bytes | None) -> None:
-        """The video into the file, which is then at its start. Raises PoseError of many kinds."""
+        """Write the video to the file and rewind it. Raises several kinds of PoseError."""
         form = None if boundary is None else FormReader(boundary, _FIELDS, _once(file))
         write = file.write if form is None else form.write
         async with receiving(self.receipt_timeout_s):
@@ -102,7 +102,7 @@ class VideoApi:
         return open_video(file, max_seconds=self.max_seconds, max_pixels=pixels)
 
     async def _frames(self, frames: Iterator[StreamFrame]) -> AsyncIterator[StreamFrame]:
-        """The frames, decoded beside the event loop as they are asked for."""
+        """The frames, decoded off the event loop on demand."""
         loop = asyncio.get_running_loop()
         while (frame := await loop.run_in_executor(self.decoders, next, frames, None)) is not None:
             yield frame
@@ -111,18 +111,18 @@ class VideoApi:
 def _open_file(size: int) -> BinaryIO:
     """A temporary file with room for `size` bytes. Raises StorageFull.
 
-    A file, as most containers cannot be read without going back and forth.
+    It is a file because most containers cannot be read without seeking.
     """
     file: BinaryIO = _on_disk(lambda: cast(BinaryIO, TemporaryFile()))  # noqa: SIM115
     free = _on_disk(disk_usage, gettempdir()).free
     if free < size:
         file.close()
-        raise StorageFull(f"{free} bytes are free for videos, fewer than the {size} of this one")
+        raise StorageFull(f"{free} bytes are free for videos, less than the {size} of this one")
     return file
 
 
 def _on_disk(work: Callable[..., T], *arguments: object) -> T:
-    """The result of work that needs storage. Raises StorageFull."""
+    """The result of work that needs disk space. Raises StorageFull."""
     try:
         return work(*arguments)
     except OSError as error:
@@ -130,7 +130,7 @@ def _on_disk(work: Callable[..., T], *arguments: object) -> T:
 
 
 def _once(file: BinaryIO) -> Callable[[], BinaryIO]:
-    """Gives the file, for the first part of a form alone."""
+    """Returns the file, only for the first part of a form."""
     files = [file]
 
     def take() -> BinaryIO:
@@ -142,7 +142,7 @@ def _once(file: BinaryIO) -> Callable[[], BinaryIO]:
 
 
 async def _pieces(chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces that are worth a thread's time each."""
+    """The same bytes in larger pieces, each worth a call to a thread."""
     piece = bytearray()
     async for chunk in chunks:
         piece += chunk

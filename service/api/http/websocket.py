@@ -1,4 +1,4 @@
-"""Streams over WebSocket: pictures in, JSON out."""
+"""Streams over WebSocket: images in, JSON out."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ _SUBPROTOCOL = "pose.v1"
 
 @dataclass(frozen=True)
 class WebSocketApi:
-    """The route /v1/stream. receipt_timeout_s: for a stream's config to arrive."""
+    """The route /v1/stream. receipt_timeout_s: limit for a stream's config to arrive."""
 
     estimator: Estimator
     receipt_timeout_s: float
@@ -44,14 +44,14 @@ class WebSocketApi:
         app.add_api_websocket_route("/v1/stream", self.stream)
 
     async def stream(self, socket: WebSocket) -> None:
-        """Takes a text message with the config as JSON, then pictures, each answered by a text message.
+        """Receives a text message with the config as JSON, then images; answers each with a text message.
 
-        Frames are numbered from 0. The text `end` asks for the answers that are due, then for the end. A
-        failure that ends the stream is told in a last message and by the close code.
+        Frames are numbered from 0. The text `end` finishes the stream after the remaining answers. If the
+        stream fails, the last message and the close code report it.
         """
         join_trace(socket.headers.get(TRACEPARENT))
         ident = request_id(socket.headers.get("x-request-id"))
-        # a page that sends a key as a subprotocol wants one of them chosen
+        # a page that sends a key as a subprotocol expects that one is chosen
         subprotocol = _SUBPROTOCOL if _SUBPROTOCOL in socket.scope["subprotocols"] else None
         await socket.accept(subprotocol, headers=[(b"x-request-id", ident.encode())])
         gone = asyncio.Event()
@@ -97,7 +97,7 @@ class WebSocketApi:
 
 
 async def _frames(socket: WebSocket, gone: asyncio.Event) -> AsyncIterator[StreamFrame]:
-    """The frames until the text `end`. Raises InvalidArgument, or Abandoned once `gone` is set."""
+    """The frames until the text `end`. Raises InvalidArgument, or Abandoned after `gone` is set."""
     for frame_id in count():
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":

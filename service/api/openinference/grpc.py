@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC; proto/openinference.proto is its reference."""
+"""The Open Inference Protocol over gRPC; its reference is proto/openinference.proto."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -11,7 +11,6 @@ from service.api.openinference.tensors import (
     EXTENSIONS,
     INPUTS,
     MODEL,
-    OUTPUTS,
     PLATFORM,
     VERSION,
     Parameter,
@@ -20,13 +19,14 @@ from service.api.openinference.tensors import (
     arrays,
     check_model,
     check_outputs,
+    outputs,
     packed,
     read_options,
     read_picture,
 )
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError
-from service.types import Poses
+from service.types import Floats
 from service.wire.pb import openinference_pb2 as pb
 from service.wire.pb import openinference_pb2_grpc
 
@@ -38,15 +38,15 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
         self._estimator, self._intake = estimator, intake
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        """The process answers."""
+        """The process is running."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        """Whether the service takes work."""
+        """Whether the service is ready."""
         return pb.ServerReadyResponse(ready=self._estimator.ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """Whether the model takes work: when the service does."""
+        """Whether the model is ready: when the service is."""
         await _check_model(context, request.name, request.version)
         return pb.ModelReadyResponse(ready=self._estimator.ready)
 
@@ -59,14 +59,14 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
-        """Inputs, of which a request has one, and outputs."""
+        """Inputs and outputs; a request has one of the inputs."""
         await _check_model(context, request.name, request.version)
         return pb.ModelMetadataResponse(
             name=MODEL,
             versions=[VERSION],
             platform=PLATFORM,
             inputs=[_metadata(each) for each in INPUTS],
-            outputs=[_metadata(each) for each in OUTPUTS],
+            outputs=[_metadata(each) for each in outputs(len(self._estimator.skeleton.names))],
         )
 
     async def ModelInfer(self, _: object, context: Context) -> pb.ModelInferResponse:
@@ -79,7 +79,8 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
             access.poses = await self._estimator.estimate(
                 [picture], options, timeout_s=context.time_remaining(), held=1
             )
-        return _response(request, access.poses[0], names)
+        found = arrays(access.poses[0], len(self._estimator.skeleton.names))
+        return _response(request, found, names)
 
 
 async def _check_model(context: Context, name: str, model_version: str) -> None:
@@ -105,7 +106,7 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
 
 
 def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
-    """The tensors of a request, with their bytes from wherever they are. Raises InvalidArgument."""
+    """The tensors of a request, with raw or typed contents. Raises InvalidArgument."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidArgument(f"{len(request.inputs)} inputs have {len(raw)} raw contents")
@@ -121,13 +122,15 @@ def _bytes_of(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes:
     try:
         return bytes(tensor.contents.uint_contents)
     except ValueError:
-        raise InvalidArgument(f"input {tensor.name[:64]!r}: its contents are not numbers of 8 bits") from None
+        raise InvalidArgument(f"input {tensor.name[:64]!r}: its contents are not 8-bit numbers") from None
 
 
-def _response(request: pb.ModelInferRequest, poses: Poses, names: tuple[str, ...]) -> pb.ModelInferResponse:
-    """The outputs of these names, raw where the request was."""
+def _response(
+    request: pb.ModelInferRequest, found: Mapping[str, Floats], names: tuple[str, ...]
+) -> pb.ModelInferResponse:
+    """The outputs with these names, raw if the request was raw."""
     response = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id=request.id)
-    for name, array in arrays(poses).items():
+    for name, array in found.items():
         if name not in names:
             continue
         output = response.outputs.add(name=name, datatype="FP32", shape=array.shape)

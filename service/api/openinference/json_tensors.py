@@ -1,4 +1,4 @@
-"""The JSON of the Open Inference Protocol, and the tensors that its binary extension puts behind it."""
+"""The JSON of the Open Inference Protocol, and the binary tensors that follow it."""
 
 from base64 import b64decode
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ from service.api.openinference.tensors import (
     INPUTS,
     MODEL,
     OUTPUT_NAMES,
-    OUTPUTS,
     VERSION,
     Parameter,
     Tensor,
@@ -25,7 +24,7 @@ from service.errors import ImageTooLarge, InvalidArgument, MalformedBody
 from service.types import Floats
 
 LENGTH_HEADER = "inference-header-content-length"
-_MAX_JSON = 8 * 2**20  # bytes; parsed, JSON takes many times as much memory
+_MAX_JSON = 8 * 2**20  # bytes; parsed JSON takes many times as much memory
 _SIZE = "binary_data_size"
 Parameters = Annotated[dict[str, Parameter], Field(default_factory=dict)]
 
@@ -47,7 +46,7 @@ class _Strict(BaseModel):
 
 
 class InferInput(_Strict):
-    """A tensor: its elements in `data`, nested or not, BYTES in base64; or behind the JSON."""
+    """A tensor: its elements are in `data`, nested or flat, BYTES in base64; or they follow the JSON."""
 
     name: Annotated[str, Field(json_schema_extra={"enum": [each.name for each in INPUTS]})]
     shape: list[Annotated[int, Field(ge=0)]]
@@ -57,14 +56,14 @@ class InferInput(_Strict):
 
 
 class InferOutput(_Strict):
-    """An output that is wanted; `binary_data` among its parameters asks for it behind the JSON."""
+    """A requested output; with the parameter `binary_data` it follows the JSON."""
 
     name: Annotated[str, Field(json_schema_extra={"enum": list(OUTPUT_NAMES)})]
     parameters: Parameters
 
 
 class InferRequest(_Strict):
-    """A request; `min_score`, `max_persons`, `rotate` and `binary_data_output` are its parameters."""
+    """A request; its parameters are `min_score`, `max_persons`, `rotate` and `binary_data_output`."""
 
     id: str = ""
     parameters: Parameters
@@ -76,7 +75,7 @@ class InferRequest(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class InferredTensor:
-    """An output; the answer has its elements in `data` or, of `binary_data_size` bytes, behind the JSON."""
+    """An output: its elements are in `data`, or follow the JSON as `binary_data_size` bytes."""
 
     name: str
     datatype: str
@@ -87,7 +86,7 @@ class InferredTensor:
 
 @dataclass(frozen=True, slots=True)
 class InferAnswer:
-    """The persons of an image as tensors; `id` is the request's."""
+    """The persons of an image as tensors; `id` is that of the request."""
 
     model_name: str
     model_version: str
@@ -96,7 +95,12 @@ class InferAnswer:
 
 
 def read_request(body: bytes, json_length: str | None) -> tuple[InferRequest, list[Tensor]]:
-    """A request and its tensors; json_length: what its header says. Raises PoseError of many kinds."""
+    """A request and its tensors: `image` BYTES (1,) or `pixels` UINT8 (1, H, W, 3).
+
+    json_length: the value of the header with the length of the JSON.
+
+    Raises ImageTooLarge, MalformedBody or InvalidArgument.
+    """
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length > _MAX_JSON:
         raise ImageTooLarge(f"the JSON is larger than {_MAX_JSON} bytes: send tensors as binary data")
@@ -112,20 +116,24 @@ def read_request(body: bytes, json_length: str | None) -> tuple[InferRequest, li
 
 
 def binary_outputs(request: InferRequest) -> set[str]:
-    """The outputs that are wanted behind the JSON."""
+    """The outputs that are to follow the JSON."""
     default = request.parameters.get(BINARY_OUTPUT, False)
     chosen = {each.name: each.parameters.get(BINARY_DATA, default) for each in request.outputs}
     return {name for name in OUTPUT_NAMES if chosen.get(name, default) is True}
 
 
 def write_answer(ident: str, arrays: dict[str, Floats], binary: set[str]) -> tuple[bytes, int]:
-    """The body of an answer with these outputs, those of `binary` behind the JSON; and the JSON's length."""
+    """The body of an answer, and the length of its JSON.
+
+    arrays: float32 outputs: `boxes` (P, 4), `scores` (P,), `keypoints` (P, 17, 3). binary: outputs after
+    the JSON.
+    """
     outputs, tail = [], []
-    for metadata in OUTPUTS:
-        if (array := arrays.get(metadata.name)) is None:
+    for name in OUTPUT_NAMES:
+        if (array := arrays.get(name)) is None:
             continue
-        tensor: dict[str, Any] = {"name": metadata.name, "datatype": "FP32", "shape": list(array.shape)}
-        if metadata.name in binary:
+        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        if name in binary:
             tail.append(array.tobytes())
             tensor["parameters"] = {_SIZE: array.nbytes}
         else:
@@ -149,12 +157,12 @@ def _tensors(inputs: Sequence[InferInput], tail: bytes) -> list[Tensor]:
         if size is None:
             data = _bytes_of(each)
         elif isinstance(size, bool) or not isinstance(size, int) or size < 0 or each.data is not None:
-            raise InvalidArgument(f"input {each.name[:64]!r}: {_SIZE} is a length, and stands for `data`")
+            raise InvalidArgument(f"input {each.name[:64]!r}: {_SIZE} must be a length, without `data`")
         else:
             data, position = tail[position : position + size], position + size
         tensors.append(Tensor(each.name, each.datatype, tuple(each.shape), data))
     if position != len(tail):
-        raise MalformedBody(f"{len(tail)} bytes behind the JSON are not the {position} that it announces")
+        raise MalformedBody(f"{len(tail)} bytes follow the JSON, which announces {position}")
     return tensors
 
 
@@ -166,11 +174,11 @@ def _bytes_of(tensor: InferInput) -> bytes:
             try:
                 elements = list(chain.from_iterable(elements))
             except TypeError:
-                raise InvalidArgument(f"input {tensor.name[:64]!r}: lists and elements are mixed") from None
+                raise InvalidArgument(f"input {tensor.name[:64]!r}: it mixes lists and elements") from None
     try:
         if tensor.datatype == "BYTES":
             return packed(b64decode(element, validate=True) for element in elements)
         return bytes(elements)
     except (TypeError, ValueError):
-        kind = "base64" if tensor.datatype == "BYTES" else "whole numbers of 8 bits"
-        raise InvalidArgument(f"input {tensor.name[:64]!r}: its data are not {kind}") from None
+        kind = "base64" if tensor.datatype == "BYTES" else "8-bit unsigned integers"
+        raise InvalidArgument(f"input {tensor.name[:64]!r}: its data is not {kind}") from None

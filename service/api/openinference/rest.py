@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over REST; proto/openinference.proto tells of its tensors."""
+"""The Open Inference Protocol over REST; proto/openinference.proto describes its tensors."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -28,13 +28,13 @@ from service.api.openinference.tensors import (
     EXTENSIONS,
     INPUTS,
     MODEL,
-    OUTPUTS,
     PLATFORM,
     VERSION,
     TensorMetadata,
     arrays,
     check_model,
     check_outputs,
+    outputs,
     read_options,
     read_picture,
 )
@@ -47,7 +47,7 @@ _Version = Annotated[str, Path(json_schema_extra={"enum": [VERSION]})]
 
 
 class _Route(APIRoute):
-    """A route whose problems have the protocol's `error` too."""
+    """A route whose problems also have the protocol's `error`."""
 
     def get_route_handler(self) -> _Handler:
         """See APIRoute."""
@@ -73,21 +73,21 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Whether the process answers."""
+    """Whether the process is running."""
 
     live: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Whether the service takes work."""
+    """Whether the service is ready."""
 
     ready: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReady:
-    """Whether the model takes work."""
+    """Whether the model is ready."""
 
     name: str
     ready: bool
@@ -95,7 +95,7 @@ class ModelReady:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """The model's tensors; -1 is a side that varies. An input is one of those listed."""
+    """The model's tensors; -1 is a variable dimension. A request has one of the inputs."""
 
     name: str
     versions: tuple[str, ...]
@@ -124,31 +124,31 @@ class OpenInferenceApi:
         """Add the routes to an application."""
         router = APIRouter(route_class=_Route, tags=["open inference protocol"])
         router.add_api_route("/v2", self.server, summary="The service")
-        router.add_api_route("/v2/health/live", self.live, summary="Whether the process lives")
-        router.add_api_route(
-            "/v2/health/ready", self.ready, summary="Whether it takes work", responses=problems(503)
-        )
+        for path, probe in (("/v2/health/live", self.live), ("/v2/health/ready", self.ready)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
+        router.add_api_route("/v2/health/live", self.live, summary="Liveness")
+        router.add_api_route("/v2/health/ready", self.ready, summary="Readiness", responses=problems(503))
         self._add_model(router, "/v2/models/{model}", "", _known_model)
         self._add_model(router, "/v2/models/{model}/versions/{version}", "_version", _known_version)
         app.include_router(router)
 
     def _add_model(self, router: APIRouter, path: str, suffix: str, known: Callable[..., None]) -> None:
-        """The routes of the model, under a path with or without its version."""
+        """The routes of the model, with and without its version in the path."""
         common: dict[str, Any] = {"dependencies": [Depends(known)]}
         router.add_api_route(
             path,
             self.model,
             name=f"model{suffix}",
             summary="The model's tensors",
-            responses=problems(404),
+            responses=problems(404, 422),
             **common,
         )
         router.add_api_route(
             f"{path}/ready",
             self.model_ready,
             name=f"model_ready{suffix}",
-            summary="Whether the model takes work",
-            responses=problems(404, 503),
+            summary="Readiness of the model",
+            responses=problems(404, 422, 503),
             **common,
         )
         router.add_api_route(
@@ -158,7 +158,7 @@ class OpenInferenceApi:
             name=f"infer{suffix}",
             summary="The persons of an image as tensors",
             response_model=InferAnswer,
-            responses={200: _BINARY, **problems(400, 404, 408, 413, 422, 429, 500, 503, 504)},
+            responses={200: _BINARY, **problems(400, 404, 408, 413, 422, 429, 500, 501, 503, 504)},
             openapi_extra=_BODY,
             **common,
         )
@@ -168,17 +168,17 @@ class OpenInferenceApi:
         return Server(MODEL, version("lgm-pose"), EXTENSIONS)
 
     async def live(self) -> Live:
-        """The process answers."""
+        """The process is running."""
         return Live(True)
 
     async def ready(self) -> Ready:
-        """The service takes work: from start-up until it is told to stop, but while the worker is lost."""
+        """Ready from start-up until shutdown, except while the worker restarts."""
         self.estimator.check_ready()
         return Ready(True)
 
     async def model(self) -> ModelMetadata:
         """Inputs and outputs. A request has one of the inputs, and one image."""
-        return ModelMetadata(MODEL, (VERSION,), PLATFORM, INPUTS, OUTPUTS)
+        return ModelMetadata(MODEL, (VERSION,), PLATFORM, INPUTS, outputs(len(self.estimator.skeleton.names)))
 
     async def model_ready(self) -> ModelReady:
         """The model is ready when the service is."""
@@ -186,14 +186,14 @@ class OpenInferenceApi:
         return ModelReady(MODEL, True)
 
     async def infer(self, request: Request) -> Response:
-        """Boxes, scores and keypoints of the persons, in pixels of the image, by falling score.
+        """Boxes, scores and keypoints of the persons, in pixels of the image, sorted by descending score.
 
-        The input is `image`, BYTES of shape [1] (JPEG, PNG or WebP; in JSON as base64), or `pixels`, UINT8 of
-        shape [1, height, width, 3] in RGB. Tensors may follow the JSON, whose length the header
-        `Inference-Header-Content-Length` then tells.
+        The input is `image`, BYTES of shape [1] (an encoded image; in JSON as base64), or `pixels`, UINT8 of
+        shape [1, height, width, 3] in RGB. Tensors may follow the JSON; then the header
+        `Inference-Header-Content-Length` has the length of the JSON.
         """
         async with received_body(request, self.intake) as body:
-            # large JSON is parsed beside the event loop
+            # large JSON is parsed off the event loop
             asked, tensors = await asyncio.get_running_loop().run_in_executor(
                 self.decoders, read_request, body.getvalue(), request.headers.get(LENGTH_HEADER)
             )
@@ -202,8 +202,9 @@ class OpenInferenceApi:
             work = self.estimator.estimate([read_picture(tensors)], options, held=1)
             access = access_of(request.scope)
             (poses,) = access.poses = await while_connected(request, work)
-        outputs = {name: array for name, array in arrays(poses).items() if name in names}
-        return _answer(*write_answer(asked.id, outputs, binary_outputs(asked)))
+        found = arrays(poses, len(self.estimator.skeleton.names))
+        wanted = {name: array for name, array in found.items() if name in names}
+        return _answer(*write_answer(asked.id, wanted, binary_outputs(asked)))
 
 
 def _answer(body: bytes, json_length: int) -> Response:
@@ -213,7 +214,7 @@ def _answer(body: bytes, json_length: int) -> Response:
 
 
 def _inlined(schema: dict[str, Any]) -> Any:
-    """A JSON schema without references, for a place where OpenAPI knows none."""
+    """A JSON schema without references, for places where OpenAPI does not allow them."""
     definitions = schema.pop("$defs", {})
 
     def resolve(node: Any) -> Any:

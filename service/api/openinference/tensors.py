@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's view of the service: one model, whose tensors are an image and its persons.
+"""The model of the Open Inference Protocol: its tensors are an image and its persons.
 
-Tensors travel as their bytes: row by row, little endian, each element of BYTES behind its length in 4 bytes.
+Tensors are sent as bytes: row by row, little endian; each element of BYTES follows its length in 4 bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from service.errors import InvalidArgument, NotFound
 from service.types import MAX_PERSONS, ROTATIONS, Floats, Options, Picture, Poses, RawImage
 
 MODEL = "lgm-pose"
-VERSION = "1"  # of the tensors; the networks have their own
+VERSION = "1"  # of the tensors; the networks have other versions
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data",)
-BINARY_DATA, BINARY_OUTPUT = "binary_data", "binary_data_output"  # parameters of outputs and requests
+BINARY_DATA, BINARY_OUTPUT = "binary_data", "binary_data_output"  # parameters of outputs and of requests
 Parameter: TypeAlias = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
-    """Name, type and shape of a tensor; -1 for a side that varies."""
+    """Name, type and shape of a tensor; -1 for a variable dimension."""
 
     name: str
     datatype: str
@@ -31,12 +31,18 @@ class TensorMetadata:
 
 
 INPUTS = (TensorMetadata("image", "BYTES", (1,)), TensorMetadata("pixels", "UINT8", (1, -1, -1, 3)))
-OUTPUTS = (
-    TensorMetadata("boxes", "FP32", (-1, 4)),
-    TensorMetadata("scores", "FP32", (-1,)),
-    TensorMetadata("keypoints", "FP32", (-1, 17, 3)),
-)
-OUTPUT_NAMES = tuple(output.name for output in OUTPUTS)
+
+
+def outputs(keypoints: int) -> tuple[TensorMetadata, ...]:
+    """The outputs, of persons with that number of keypoints."""
+    return (
+        TensorMetadata("boxes", "FP32", (-1, 4)),
+        TensorMetadata("scores", "FP32", (-1,)),
+        TensorMetadata("keypoints", "FP32", (-1, keypoints, 3)),
+    )
+
+
+OUTPUT_NAMES = tuple(output.name for output in outputs(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Tensor:
 
 
 def check_model(name: str, version: str = "") -> None:
-    """Raises NotFound for another model or version than ours; an empty version is any."""
+    """Raises NotFound for an unknown model or version; an empty version matches."""
     if name != MODEL:
         raise NotFound(f"there is no model {name[:64]!r}, only {MODEL!r}")
     if version not in ("", VERSION):
@@ -58,7 +64,10 @@ def check_model(name: str, version: str = "") -> None:
 
 
 def read_picture(tensors: Sequence[Tensor]) -> Picture:
-    """The image of a request: its one tensor, `image` or `pixels`. Raises InvalidArgument."""
+    """The image of a request: its only tensor, `image` (1,) or `pixels` (1, H, W, 3).
+
+    Raises InvalidArgument.
+    """
     if len(tensors) != 1:
         raise InvalidArgument(f"{len(tensors)} inputs: send one, `image` or `pixels`")
     (tensor,) = tensors
@@ -76,17 +85,17 @@ def read_picture(tensors: Sequence[Tensor]) -> Picture:
     _, height, width, _ = tensor.shape
     if len(tensor.data) != prod(tensor.shape):
         raise InvalidArgument(
-            f"input 'pixels' has {len(tensor.data)} bytes, its shape asks for {prod(tensor.shape)}"
+            f"input 'pixels' has {len(tensor.data)} bytes, but its shape needs {prod(tensor.shape)}"
         )
     return RawImage(tensor.data, width, height, rgb=True)
 
 
 def read_options(parameters: Mapping[str, Parameter]) -> Options:
-    """The options among a request's parameters. Raises InvalidArgument for others and values out of range."""
+    """The options from a request's parameters. Raises InvalidArgument for unknown or invalid ones."""
     default = Options()
     if unknown := sorted(parameters.keys() - {"min_score", "max_persons", "rotate", BINARY_OUTPUT}):
         raise InvalidArgument(
-            f"unknown parameter {unknown[0][:64]!r}: there are min_score, max_persons and rotate"
+            f"unknown parameter {unknown[0][:64]!r}: the parameters are min_score, max_persons and rotate"
         )
     min_score = parameters.get("min_score", default.min_score)
     max_persons = parameters.get("max_persons", default.max_persons)
@@ -105,13 +114,13 @@ def read_options(parameters: Mapping[str, Parameter]) -> Options:
 
 
 def check_outputs(wanted: Sequence[tuple[str, Iterable[str]]]) -> tuple[str, ...]:
-    """The outputs that a request names; all where it names none. Raises InvalidArgument.
+    """The outputs that a request names, or all if it names none. Raises InvalidArgument.
 
     wanted: each with the names of its parameters.
     """
     for name, parameters in wanted:
         if name not in OUTPUT_NAMES:
-            raise InvalidArgument(f"unknown output {name[:64]!r}: there are {', '.join(OUTPUT_NAMES)}")
+            raise InvalidArgument(f"unknown output {name[:64]!r}: the outputs are {', '.join(OUTPUT_NAMES)}")
         if unknown := sorted(set(parameters) - {BINARY_DATA}):
             raise InvalidArgument(f"output {name!r}: unknown parameter {unknown[0][:64]!r}")
     names = tuple(name for name, _ in wanted)
@@ -120,24 +129,24 @@ def check_outputs(wanted: Sequence[tuple[str, Iterable[str]]]) -> tuple[str, ...
     return names or OUTPUT_NAMES
 
 
-def arrays(poses: Poses) -> dict[str, Floats]:
-    """Every output: `boxes` (P, 4), `scores` (P,), `keypoints` (P, 17, 3), in pixels."""
+def arrays(poses: Poses, keypoints: int) -> dict[str, Floats]:
+    """All outputs float32: `boxes` (P, 4), `scores` (P,), `keypoints` (P, K, 3), in pixels; keypoints: K."""
     persons = poses.persons
     return {
         "boxes": np.array([person.bbox for person in persons], "<f4").reshape(-1, 4),
         "scores": np.array([person.score for person in persons], "<f4"),
-        "keypoints": np.array([person.keypoints for person in persons], "<f4").reshape(-1, 17, 3),
+        "keypoints": np.array([person.keypoints for person in persons], "<f4").reshape(-1, keypoints, 3),
     }
 
 
 def packed(elements: Iterable[bytes]) -> bytes:
-    """Elements of BYTES as the bytes of a tensor."""
+    """The bytes of a BYTES tensor."""
     return b"".join(part for each in elements for part in (len(each).to_bytes(4, "little"), each))
 
 
 def _only_element(data: bytes) -> bytes:
     if len(data) < 4 or int.from_bytes(data[:4], "little") != len(data) - 4:
-        raise InvalidArgument("input 'image' is not one element behind its length in 4 bytes, little endian")
+        raise InvalidArgument("input 'image' is not one element after its length in 4 bytes, little endian")
     return data[4:]
 
 
