@@ -22,6 +22,7 @@ from service.security.keys import Keys
 from service.security.tls import Tls
 from service.streaming.frames import StreamConfig, StreamFrame
 from service.streaming.stream import Stream
+from service.streaming.timestamps import TimestampCheck
 from service.types import Model, Models
 from service.wire.messages import answer_message, poses_message, read_config, read_frame, read_options
 from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
@@ -141,7 +142,7 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
             with observed_opening("grpc_stream", ident) as opening:
                 config = await self._read_config(context)
                 stream = Stream(self._estimator, config, api="grpc_stream", ident=ident)
-                async with aclosing(stream.answers(_frames(context))) as answers:
+                async with aclosing(stream.answers(_frames(context, config))) as answers:
                     async for answer in answers:
                         opening.done = True
                         await context.write(answer_message(answer))
@@ -172,12 +173,16 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
         raise InvalidArgument("the first message of a stream must be its config")
 
 
-async def _frames(context: Context) -> AsyncIterator[StreamFrame]:
+async def _frames(context: Context, config: StreamConfig) -> AsyncIterator[StreamFrame]:
+    timestamps = TimestampCheck() if config.tracking else None
     while (data := await context.read()) is not grpc.aio.EOF:
         message = parse(pose_pb2.EstimateStreamRequest, data)
         if message.WhichOneof("message") != "frame":
             raise InvalidArgument("only the first message of a stream may be its config")
-        yield read_frame(message.frame)
+        frame = read_frame(message.frame)
+        if timestamps is not None:
+            timestamps.check(frame.timestamp)
+        yield frame
 
 
 def _models(models: Models) -> pose_pb2.Models:
