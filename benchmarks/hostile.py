@@ -70,7 +70,7 @@ def cost(data: bytes) -> float:
 
 
 def send_all(service: Service, size: int) -> list[str]:
-    """Send every input once. A line for each: size, status, seconds, the longest pause meanwhile."""
+    """Send every input once. A line for each: size, status, seconds, the longest pause."""
     lines = []
     with httpx.Client(base_url=service.url, timeout=600) as client:
 
