@@ -167,7 +167,9 @@ def decode_heatmaps(
     (DARK: Zhang et al., CVPR 2020, eq. 9) where the peak is not at the border, else not at all.
     """
     n, k, h, w = heatmaps.shape
-    flat = np.nan_to_num(heatmaps, nan=0.0, posinf=0.0, neginf=0.0).reshape(n * k, h, w)
+    if not np.isfinite(heatmaps).all():  # the check takes a fiftieth of the time
+        heatmaps = np.nan_to_num(heatmaps, nan=0.0, posinf=0.0, neginf=0.0)
+    flat = heatmaps.reshape(n * k, h, w)
     index = flat.reshape(n * k, h * w).argmax(1)
     y, x = np.divmod(index, w)
     score = flat.reshape(n * k, h * w)[np.arange(n * k), index]

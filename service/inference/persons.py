@@ -36,17 +36,20 @@ def find_persons(frame: InferenceInput, detected: Boxes, keypoints: Floats) -> t
     The score of a person is the score of the box times the score of the keypoints.
     """
     scores = detected.scores * keypoint_score(keypoints[:, :, 2])
-    found = zip(detected.boxes, scores.tolist(), keypoints, strict=True)
-    persons = [_person(*each) for each in found]
-    wanted = [person for person in persons if person.score >= frame.options.min_score]
-    return tuple(sorted(wanted, key=lambda person: -person.score))
+    rounded = [round(score, 4) for score in scores.tolist()]
+    found = zip(detected.boxes, rounded, keypoints, strict=True)
+    persons = [_person(*each) for each in found if each[1] >= frame.options.min_score]
+    return tuple(sorted(persons, key=lambda person: -person.score))
 
 
 def _person(box: Floats, score: float, keypoints: Floats) -> Person:
-    """Rounds to 0.01 pixels and scores to 0.0001, because more digits only make answers longer."""
+    """Rounds to 0.01 pixels and scores to 0.0001, because more digits only make answers longer.
+
+    score: rounded already.
+    """
     x1, y1, x2, y2 = (round(edge, 2) for edge in box.tolist())
     return Person(
         bbox=(x1, y1, x2, y2),
-        score=round(score, 4),
+        score=score,
         keypoints=tuple((round(x, 2), round(y, 2), round(s, 4)) for x, y, s in keypoints.tolist()),
     )
