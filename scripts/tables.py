@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "model/weights/MODEL_CARD.md",
-    *(f"docs/{name}.md" for name in ("api", "benchmarks", "capacity", "settings")),
+    *(f"docs/{name}.md" for name in ("api", "benchmarks", "capacity", "models", "settings")),
 )
 ACCURACY = ROOT / "model" / "weights" / "accuracy.json"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -152,6 +152,23 @@ def pipeline() -> str:
     return f"{table(titles, lines)}\n\n{about}"
 
 
+def served_accuracy() -> str:
+    """Accuracy over REST and by `model.evaluate`, of pairs of networks."""
+    rows, about = result("served_accuracy")
+    titles = "networks", "AP over REST", "AP by model.evaluate", "CPU ms a photo", "persons", "photos"
+    lines = (
+        (
+            row["networks"],
+            *(f"{row[key]:.3f}" for key in ("ap_served", "ap_evaluated")),
+            row["cpu_ms"],
+            row["persons"],
+            row["photos"],
+        )
+        for row in rows
+    )
+    return f"{table(titles, lines)}\n\n{about}"
+
+
 def capacity_costs() -> str:
     """Processor time of the stages, and of whole frames."""
     rows, about = result("capacity")
@@ -228,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
         capacity_costs,
         capacity_cores,
         capacity_fleets,
+        served_accuracy,
         reference.rest,
         reference.grpc,
         reference.settings,
