@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,9 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api.authentication import KeyMiddleware, declare_keys
 from service.api.grpc.server import GrpcOptions, serve_grpc
-from service.api.http.access import VIDEOS, AccessMiddleware, BodyLimits
+from service.api.http.access import RECORDED, VIDEOS, AccessMiddleware, BodyLimits
+from service.api.http.keys import KeyMiddleware, declare_keys
 from service.api.http.origin import OriginMiddleware
 from service.api.http.page import install_page
 from service.api.http.problem import on_http_exception, on_invalid_parameters, on_pose_error
@@ -22,8 +23,9 @@ from service.api.http.root_path import RootPathMiddleware
 from service.api.http.video import VideoApi
 from service.api.http.websocket import WebSocketApi
 from service.api.intake import Intake
+from service.api.openinference.grpc import add_open_inference
 from service.api.openinference.json_tensors import LENGTH_HEADER
-from service.api.openinference.rest import OpenInferenceApi
+from service.api.openinference.rest import INFER_PATHS, OpenInferenceApi
 from service.config import Settings, listed
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
@@ -77,7 +79,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             serve_grpc(
-                estimator, worker.models, intake, _grpc_options(settings, security)
+                estimator,
+                worker.models,
+                intake,
+                _grpc_options(settings, security),
+                [partial(add_open_inference, estimator=estimator, intake=intake)],
             ) as app.state.grpc_port,
             security.watched(),
         ):
@@ -105,7 +111,8 @@ def create_app(settings: Settings) -> FastAPI:
     limits = BodyLimits(
         settings.max_body_bytes, settings.receipt_timeout_s, {VIDEOS: settings.max_video_bytes}
     )
-    app.add_middleware(AccessMiddleware, limits=limits)
+    recorded = RECORDED | dict.fromkeys(INFER_PATHS, "rest_v2")
+    app.add_middleware(AccessMiddleware, limits=limits, recorded=recorded)
     app.add_exception_handler(PoseError, on_pose_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_parameters)

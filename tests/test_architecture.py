@@ -25,9 +25,18 @@ ROOMS: dict[str, set[str]] = {
         "service", "service.security", "service.observability", "service.inference", "service.core", "model",
     },
     "service.wire": {"service", "service.streaming"},
-    "service.api": {
+    "service.api": {"service", "service.core"},
+    "service.api.http": {
         "service", "service.security", "service.observability", "service.core", "service.streaming",
-        "service.wire", "model",
+        "service.api", "model",
+    },
+    "service.api.grpc": {
+        "service", "service.security", "service.observability", "service.core", "service.streaming",
+        "service.wire", "service.api", "model",
+    },
+    "service.api.openinference": {
+        "service", "service.core", "service.wire", "service.api", "service.api.http", "service.api.grpc",
+        "model",
     },
     "model": set(),  # what serving imports of it
     "model.networks": {"model"},

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from service.errors import ConfigError, Unauthenticated
-from service.security.caller import Caller
+from service.security.caller import CALLER, Caller
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")  # characters that every way of sending a key can carry
@@ -39,6 +39,15 @@ class Keys:
         known = {caller.name: caller for caller in self._callers.values()}
         callers = {name: known.get(name) or Caller(name, self._per_second) for name in found.values()}
         self._callers = {digest: callers[name] for digest, name in found.items()}
+
+    def admit(self, key: str) -> None:
+        """Identify the client of this request by its key and take a token of its rate.
+
+        Raises Unauthenticated or RateLimited.
+        """
+        caller = self.caller(key)
+        CALLER.set(caller)
+        caller.try_acquire()
 
     def caller(self, key: str | None) -> Caller:
         """The holder of a key, compared in constant time. Raises Unauthenticated."""

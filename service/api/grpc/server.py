@@ -1,7 +1,7 @@
 """The gRPC server; its reference is proto/pose.proto."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +10,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.api.authentication import KeyInterceptor
 from service.api.grpc.context import Context, abort, identify
+from service.api.grpc.keys import KeyInterceptor
 from service.api.grpc.receive import HeadFirst, parse, received
 from service.api.intake import Intake
-from service.api.openinference.grpc import OpenInferenceServicer
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError, ReceiptTimeout
 from service.observability.access_log import observed_opening
@@ -25,11 +24,11 @@ from service.streaming.stream import Stream
 from service.streaming.timestamps import TimestampCheck
 from service.types import Model, Models
 from service.wire.messages import answer_message, poses_message, read_config, read_frame, read_options
-from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
+from service.wire.pb import pose_pb2, pose_pb2_grpc
 
 _NAME = pose_pb2.DESCRIPTOR.services_by_name["PoseService"].full_name
-_V2_NAME = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-_CHECKED = (health.OVERALL_HEALTH, _NAME, _V2_NAME)
+#: Adds the calls of a further service to a server, and returns the service's full name.
+AddService = Callable[[grpc.aio.Server], str]
 _KEEPALIVE = (
     # detects clients whose machine has disappeared, and ends their streams
     ("grpc.keepalive_time_ms", 30_000),
@@ -62,9 +61,13 @@ class GrpcOptions:
 
 @asynccontextmanager
 async def serve_grpc(
-    estimator: Estimator, models: Callable[[], Models], intake: Intake, options: GrpcOptions
+    estimator: Estimator,
+    models: Callable[[], Models],
+    intake: Intake,
+    options: GrpcOptions,
+    further: Sequence[AddService] = (),
 ) -> AsyncIterator[int]:
-    """Serves while open and yields the port; then finishes the running calls."""
+    """Serves PoseService and `further` services while open, yields the port, then finishes running calls."""
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", options.max_bytes),
@@ -80,22 +83,20 @@ async def serve_grpc(
     pose_pb2_grpc.add_PoseServiceServicer_to_server(
         PoseServicer(estimator, models, intake, options.receipt_timeout_s), server
     )
-    openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        OpenInferenceServicer(estimator, intake), server
-    )
+    services = (_NAME, *(add(server) for add in further))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    names = (_NAME, _V2_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     if options.tls is None:
         port = server.add_insecure_port(options.address)
     else:
         port = server.add_secure_port(options.address, options.tls.credentials())
-    for name in _CHECKED:
+    checked = (health.OVERALL_HEALTH, *services)
+    for name in checked:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
-    watches = [
-        asyncio.create_task(report(estimator, checks)) for report in (_report_drain, _report_readiness)
-    ]
+    reports = _report_drain(estimator, checks), _report_readiness(estimator, checks, checked)
+    watches = [asyncio.create_task(report) for report in reports]
     try:
         yield port
         await estimator.drain(options.drain_timeout_s)
@@ -110,10 +111,12 @@ async def _report_drain(estimator: Estimator, checks: health.aio.HealthServicer)
     await checks.enter_graceful_shutdown()
 
 
-async def _report_readiness(estimator: Estimator, checks: health.aio.HealthServicer) -> None:
+async def _report_readiness(
+    estimator: Estimator, checks: health.aio.HealthServicer, names: Sequence[str]
+) -> None:
     async for ready in estimator.readiness():
         answer = health_pb2.HealthCheckResponse
-        for name in _CHECKED:
+        for name in names:
             await checks.set(name, answer.SERVING if ready else answer.NOT_SERVING)
 
 

@@ -11,19 +11,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.problem import problem, unforeseen_problem
-from service.api.openinference.tensors import MODEL, VERSION
 from service.observability.access_log import Access, observed, request_id
 from service.observability.tracing import TRACEPARENT, join_trace
 
 logger = logging.getLogger(__name__)
 VIDEOS = "/v1/videos"
 # POST requests for persons, and their labels in metrics; other requests are not recorded
-_RECORDED = {
+RECORDED = {
     "/v1/poses": "rest",
     # a video takes as long as it is, so it is not among the latencies of requests
     VIDEOS: "rest_video",
-    f"/v2/models/{MODEL}/infer": "rest_v2",
-    f"/v2/models/{MODEL}/versions/{VERSION}/infer": "rest_v2",
 }
 _MAX_QUERY = 2048  # bytes; no parameter needs more, and validation of a long query takes long
 # refusals that are sent without reading the body, which would let clients without a key send bodies
@@ -51,8 +48,9 @@ class AccessMiddleware:
     A refusal is sent after the body is read: a client that is still sending would only see a reset.
     """
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: BodyLimits, recorded: Mapping[str, str]) -> None:
+        """recorded: the paths of RECORDED and those of further APIs, with their labels in metrics."""
+        self._app, self._limits, self._recorded = app, limits, recorded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -61,7 +59,7 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         join_trace(headers.get(TRACEPARENT))
         ident = request_id(headers.get("x-request-id"))
-        api = _RECORDED.get(get_route_path(scope)) if scope["method"] == "POST" else None
+        api = self._recorded.get(get_route_path(scope)) if scope["method"] == "POST" else None
         if api is None:
             return await self._answer(scope, receive, send, Access(ident, "500"))
         with observed(api, ident, code="500") as access:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.authentication import refuse
+from service.api.http.keys import refuse
 from service.errors import ForeignOrigin
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
 
+import grpc
+
 from service.api.grpc.context import Context, abort
 from service.api.grpc.receive import parse, received
 from service.api.intake import Intake
@@ -32,6 +34,14 @@ from service.wire.pb import openinference_pb2 as pb
 from service.wire.pb import openinference_pb2_grpc
 
 _PIECE = 2**16  # elements
+
+
+def add_open_inference(server: grpc.aio.Server, estimator: Estimator, intake: Intake) -> str:
+    """Add the calls to a server; returns the full name of their service."""
+    servicer = OpenInferenceServicer(estimator, intake)
+    openinference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    name: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+    return name
 
 
 class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer):

@@ -41,6 +41,8 @@ from service.api.openinference.tensors import (
 from service.core.estimator import Estimator
 from service.errors import PoseError
 
+#: The paths of requests for persons.
+INFER_PATHS = (f"/v2/models/{MODEL}/infer", f"/v2/models/{MODEL}/versions/{VERSION}/infer")
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _ModelName = Annotated[str, Path(json_schema_extra={"enum": [MODEL]})]
 _Version = Annotated[str, Path(json_schema_extra={"enum": [VERSION]})]
