@@ -1,9 +1,9 @@
-"""Makes a detector's scores probabilities: `python -m model.calibrate runs/detector/detector.safetensors`.
+"""Calibrates a detector's scores: `python -m model.calibrate runs/detector/detector.safetensors`.
 
-Afterwards a score is the chance that a person is there whose box overlaps by half, as counted on training
-photos that are kept apart and whose boxes people drew. The network keeps its order of boxes: its logits are
-scaled and shifted. The margin goes with it by which a box must score higher than the person that it leads
-to, whose score is that of the box times the keypoints': the best of these on those photos are below 1.
+Afterwards a score is the probability that the box overlaps the human box of a person by half, measured on
+training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change.
+The score of a person is the score of its box times that of its keypoints, which is below 1. So the margin is
+stored too: the factor by which a box must score higher than the person that it leads to.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from model.pose_dataset import read_data
 from model.predictors import PosePredictor, load_pose, torch_detector
 from model.scenes import PersonLabel, Scene, kept_apart
 
-#: A box that overlaps a person's by so much has found that person.
+#: IoU with a person's box from which a box has found that person.
 FOUND_IOU = 0.5
-#: Of the persons found, so many have keypoints that score lower than those that set the margin.
+#: Quantile of the keypoint scores of the found persons that sets the margin.
 BELOW_CEILING = 0.99
 
 Bools = npt.NDArray[np.bool_]
@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Calibration:
-    """scale, shift: of the logits; f1, threshold: the best F1 of boxes, and the probability where it is."""
+    """scale, shift: of the logits; f1, threshold: the best F1 of boxes, and its probability threshold."""
 
     scale: float
     shift: float
@@ -51,9 +51,8 @@ class Calibration:
 
 
 def found(boxes: Floats, persons: Sequence[PersonLabel]) -> tuple[Bools, Bools]:
-    """Which boxes (N, 4), by falling score, find a person that none before it found; and which count.
-
-    Boxes of a crowd, that find nobody, do not count.
+    """Bool (N,): which boxes (N, 4), sorted by descending score, are the first to find a person; and bool
+    (N,): which boxes count. Boxes of a crowd that find no person do not count.
     """
     hits, counts = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
     taken: set[int] = set()
@@ -76,7 +75,7 @@ def _iou(a: Floats, b: Floats) -> float:
 
 
 def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
-    """The likeliest scale and shift of the logits of scores (N,), of which `hits` found one of the persons.
+    """The most likely scale and shift of the logits of scores (N,); hits: bool (N,), found a person.
 
     Platt, 1999, by Newton's method.
     """
@@ -97,7 +96,7 @@ def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
 
 
 def calibrated(network: detector.PersonDetector, calibration: Calibration) -> detector.PersonDetector:
-    """The network with its scores' logits scaled and shifted, in place."""
+    """The network with scaled and shifted score logits, changed in place."""
     bias = network.score.bias
     assert bias is not None
     with torch.no_grad():
@@ -107,7 +106,7 @@ def calibrated(network: detector.PersonDetector, calibration: Calibration) -> de
 
 
 def margin(pose: PosePredictor, scenes: Sequence[Scene], detected: Sequence[Scored]) -> float:
-    """1 by the keypoints' score that BELOW_CEILING of the persons found stay below."""
+    """1 divided by the BELOW_CEILING quantile of the keypoint scores of the found persons."""
     scores: list[float] = []
     for scene, (boxes, _) in zip(tqdm(scenes, "keypoints", unit="photo"), detected, strict=True):
         hits, _ = found(boxes, scene.persons)
@@ -118,7 +117,7 @@ def margin(pose: PosePredictor, scenes: Sequence[Scene], detected: Sequence[Scor
 
 
 def reliability(scores: Floats, hits: Bools) -> str:
-    """A table: how many boxes score how much, and the share of them that found a person."""
+    """A table of score intervals: number of boxes, and the share with a hit. scores, hits: (N,)."""
     edges = np.linspace(0, 1, 11)
     rows = ["score       boxes  found"]
     for low, high in pairwise(edges):
@@ -131,7 +130,9 @@ def reliability(scores: Floats, hits: Bools) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__)
-    parser.add_argument("weights", type=Path, help="the detector's .safetensors, with its .json beside it")
+    parser.add_argument(
+        "weights", type=Path, help="the detector's .safetensors, with a .json of the same name"
+    )
     parser.add_argument("--out", type=Path, help="default: the same file")
     parser.add_argument(
         "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="network that gets the boxes"
