@@ -131,7 +131,7 @@ def reliability(scores: Floats, hits: Bools) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__)
-    parser.add_argument("weights", type=Path, help="the detector's .safetensors, with its .json beside it")
+    parser.add_argument("weights", type=Path, help="the detector's .safetensors, with its .json next to it")
     parser.add_argument("--out", type=Path, help="default: the same file")
     parser.add_argument(
         "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="network that gets the boxes"
