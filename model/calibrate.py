@@ -28,7 +28,7 @@ from model.scenes import PersonLabel, Scene, kept_apart
 
 #: A box that overlaps a person's by so much has found that person.
 FOUND_IOU = 0.5
-#: Of the persons found, so many have keypoints that score lower than those that set the margin.
+#: Of the persons found, this share has keypoints that score lower than those that set the margin.
 BELOW_CEILING = 0.99
 
 Bools = npt.NDArray[np.bool_]
@@ -51,7 +51,7 @@ class Calibration:
 
 
 def found(boxes: Floats, persons: Sequence[PersonLabel]) -> tuple[Bools, Bools]:
-    """Which boxes (N, 4), by falling score, find a person that none before it found; and which count.
+    """Which boxes (N, 4), by descending score, find a person that none before it found; and which count.
 
     Boxes of a crowd, that find nobody, do not count.
     """
