@@ -36,7 +36,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 #: COCO counts at most this number of poses per photo.
 MAX_PERSONS = 20
 #: What the service asks of a person's score where its caller asks nothing.
-SERVED_SCORE = 0.2
+SERVED_SCORE = 0.15
 #: Boxes of lower scores change no figure.
 MIN_BOX_SCORE = 0.002
 

@@ -36,7 +36,7 @@ class Options:
     those of the rotated image.
     """
 
-    min_score: float = 0.2
+    min_score: float = 0.15
     max_persons: int = 50
     rotate: int = 0
 

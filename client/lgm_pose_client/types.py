@@ -21,7 +21,7 @@ class Options:
     coordinates are those of the turned picture.
     """
 
-    min_score: float = 0.2
+    min_score: float = 0.15
     max_persons: int = 50
     rotate: int = 0
 

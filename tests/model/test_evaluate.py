@@ -96,8 +96,8 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
 
 def test_served_poses_and_estimated_boxes_are_distinguished() -> None:
     scores = np.array([0.9, 0.5, 0.31, 0.29, 0.1], np.float32)
-    poses = np.arange(5 * 51, dtype=np.float32).reshape(5, 17, 3), scores * np.float32([0.5, 0.3, 0.7, 1, 1])
-    (boxes,), ((keypoints, sure),) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 1.5)
+    poses = np.arange(5 * 51, dtype=np.float32).reshape(5, 17, 3), scores * np.float32([0.5, 0.2, 0.7, 1, 1])
+    (boxes,), ((keypoints, sure),) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 2.0)
     assert boxes == 3 and keypoints.tolist() == poses[0][[0, 2]].tolist()
     np.testing.assert_allclose(sure, [0.45, 0.217], atol=1e-6)
 

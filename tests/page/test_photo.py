@@ -116,7 +116,7 @@ def test_the_slider_sends_a_request_only_for_lower_scores(visit: Open, shipped: 
     slide(seen, 0.2)
     assert seen.text("#found") == "2 persons"
     asked = [url for url in seen.requests if "/v1/poses" in url]
-    assert asked == [f"{shipped.url}/v1/poses?min_score=0.2"]
+    assert asked == [f"{shipped.url}/v1/poses?min_score=0.15"]
     with seen.page.expect_response("**/v1/poses?min_score=0.05"):
         slide(seen, 0.05)
     persons = ask(shipped, pair, min_score=0.05)["results"][0]["persons"]
