@@ -15,7 +15,7 @@ from service.api.http.problem import pose_problem
 from service.api.http.schemas import problems
 from service.errors import PoseError
 from service.observability.access_log import observed, observed_call, request_id
-from service.security.caller import CALLER
+from service.security.client import CLIENT
 from service.security.keys import Keys, shown_key
 
 # health, documentation, and the page, which shows nothing before it has a key
@@ -105,9 +105,9 @@ def _is_open(path: str) -> bool:
 
 def _admit(keys: Keys, key: str) -> None:
     """Identify the client and take a token of its rate. Raises Unauthenticated or RateLimited."""
-    caller = keys.caller(key)
-    CALLER.set(caller)
-    caller.try_acquire()
+    client = keys.client(key)
+    CLIENT.set(client)
+    client.try_acquire()
 
 
 def _key_among(subprotocols: list[str]) -> str:
