@@ -22,8 +22,8 @@ from tests.support.service import ROOT, Service
 LIMIT = 3 * 2**30 - 512 * 2**20
 
 
-async def flood(service: Service, callers: int, image: bytes) -> tuple[Counter[str], int]:
-    """The statuses of the callers, and the peak of the resident memory in bytes."""
+async def flood(service: Service, clients: int, image: bytes) -> tuple[Counter[str], int]:
+    """The statuses of the clients, and the peak of the resident memory in bytes."""
     process, peak = psutil.Process(service.process.pid), 0
 
     async def watch() -> None:
@@ -33,7 +33,7 @@ async def flood(service: Service, callers: int, image: bytes) -> tuple[Counter[s
             await asyncio.sleep(0.02)
 
     watching = asyncio.create_task(watch())
-    limits = httpx.Limits(max_connections=callers)
+    limits = httpx.Limits(max_connections=clients)
     async with (
         httpx.AsyncClient(base_url=service.url, timeout=300, limits=limits) as http,
         grpc.aio.insecure_channel(service.grpc) as channel,
@@ -48,22 +48,22 @@ async def flood(service: Service, callers: int, image: bytes) -> tuple[Counter[s
         async def call() -> str:
             return str((await stub.Estimate(request, timeout=300).code()).name)
 
-        statuses = await asyncio.gather(*(post() if number % 2 else call() for number in range(callers)))
+        statuses = await asyncio.gather(*(post() if number % 2 else call() for number in range(clients)))
     watching.cancel()
     return Counter(statuses), peak
 
 
 def main() -> None:
     """Print statuses and memory; exit with 1 above the limit."""
-    callers = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    clients = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     photo = (ROOT / "examples" / "astronaut.jpg").read_bytes()
     image = photo.ljust(Settings.model_fields["max_body_bytes"].default - 4096, b"\0")
     with tempfile.TemporaryDirectory() as folder:
         service = Service(weights=save_networks(Path(folder)))
         before = psutil.Process(service.process.pid).memory_info().rss
-        statuses, peak = asyncio.run(flood(service, callers, image))
+        statuses, peak = asyncio.run(flood(service, clients, image))
         service.close()
-    print(f"{callers} callers of {len(image)} bytes: {dict(statuses)}")
+    print(f"{clients} clients of {len(image)} bytes: {dict(statuses)}")
     print(f"resident memory: {before / 2**20:.0f} MiB before, {peak / 2**20:.0f} MiB at its peak")
     print(f"limit: {LIMIT / 2**20:.0f} MiB")
     raise SystemExit(peak > LIMIT)

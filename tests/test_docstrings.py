@@ -44,14 +44,8 @@ def of_arrays(tree: ast.Module) -> Iterator[tuple[str, str]]:
                     yield f"{node.name}.{method.name}", f"{about}\n{ast.get_docstring(method) or ''}"
 
 
-#: Modules whose docstrings are still to be written.
-LATER: set[str] = set()
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_of_arrays_name_the_shapes(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in LATER:
-        pytest.skip("to be written")
     missing = [name for name, text in of_arrays(ast.parse(path.read_text())) if not SHAPE.search(text)]
     assert missing == []
 

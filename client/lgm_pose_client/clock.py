@@ -1,4 +1,4 @@
-"""Times of frames: those of recordings, and those that a caller gives."""
+"""Times of frames: those of recordings, and those given by the user."""
 
 import warnings
 

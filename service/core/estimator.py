@@ -18,7 +18,7 @@ from service.errors import (
     WorkerLost,
 )
 from service.observability.tracing import stage_spans
-from service.security.caller import CALLER
+from service.security.client import CLIENT
 from service.types import Options, Picture, Poses, Timings
 
 T = TypeVar("T")
@@ -162,8 +162,8 @@ class Estimator:
         if len(jobs) > self._max_images:
             raise InvalidArgument(f"{len(jobs)} images are more than the {self._max_images} taken at once")
         with self.admit(len(jobs) - held):
-            if (caller := CALLER.get()) is not None:
-                caller.debit(len(jobs) - 1)  # the request itself took one
+            if (client := CLIENT.get()) is not None:
+                client.debit(len(jobs) - 1)  # the request itself took one
             async with _deadline(min(self._timeout_s, timeout_s)):
                 return await _every(self._answer(job, source) for job in jobs)
 

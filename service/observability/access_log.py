@@ -13,7 +13,7 @@ from grpc import StatusCode
 from service.errors import Abandoned, InferenceFailed, PoseError
 from service.observability.metrics import IMAGES, IN_FLIGHT, PERSONS, REQUEST_SECONDS, REQUESTS, STAGE_SECONDS
 from service.observability.tracing import describe_span, request_span
-from service.security.caller import CALLER
+from service.security.client import CLIENT
 from service.types import Poses
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,10 @@ def request_id(given: str | None) -> str:
     return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def named_caller() -> dict[str, str]:
+def named_client() -> dict[str, str]:
     """The name of the client's key, for log lines."""
-    caller = CALLER.get()
-    return {"key": caller.name} if caller else {}
+    client = CLIENT.get()
+    return {"key": client.name} if client else {}
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _record(api: str, access: Access, seconds: float, level: int, trace_id: str)
             "request_id": access.request_id,
             "trace_id": trace_id,
             "api": api,
-            **named_caller(),
+            **named_client(),
             "code": access.code,
             "seconds": round(seconds, 6),
             "images": len(access.poses),

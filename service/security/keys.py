@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from service.errors import ConfigError, Unauthenticated
-from service.security.caller import CALLER, Caller
+from service.security.client import CLIENT, Client
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9._~-]{16,256}")  # characters that every way of sending a key can carry
@@ -17,12 +17,12 @@ class Keys:
     """The valid keys. A name may have several keys, so that keys can be rotated.
 
     given: comma-separated keys. file: further keys, one a line; `load` reads it again. per_second: the rate
-    limit of each name, see Caller. Raises ConfigError.
+    limit of each name, see Client. Raises ConfigError.
     """
 
     def __init__(self, given: str, file: Path | None, per_second: float) -> None:
         self._given, self._file, self._per_second = given.split(","), file, per_second
-        self._callers: dict[bytes, Caller] = {}
+        self._clients: dict[bytes, Client] = {}
         self.load()
 
     def load(self) -> None:
@@ -36,29 +36,29 @@ class Keys:
             found |= _parse(f"POSE_API_KEYS_FILE: {self._file}", lines)
         if not found:
             raise ConfigError("POSE_API_KEYS or POSE_API_KEYS_FILE: it has no keys")
-        known = {caller.name: caller for caller in self._callers.values()}
-        callers = {name: known.get(name) or Caller(name, self._per_second) for name in found.values()}
-        self._callers = {digest: callers[name] for digest, name in found.items()}
+        known = {client.name: client for client in self._clients.values()}
+        clients = {name: known.get(name) or Client(name, self._per_second) for name in found.values()}
+        self._clients = {digest: clients[name] for digest, name in found.items()}
 
     def admit(self, key: str) -> None:
         """Identify the client of this request by its key and take a token of its rate.
 
         Raises Unauthenticated or RateLimited.
         """
-        caller = self.caller(key)
-        CALLER.set(caller)
-        caller.try_acquire()
+        client = self.client(key)
+        CLIENT.set(client)
+        client.try_acquire()
 
-    def caller(self, key: str | None) -> Caller:
+    def client(self, key: str | None) -> Client:
         """The holder of a key, compared in constant time. Raises Unauthenticated."""
         if not key:
             raise Unauthenticated(
                 "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         shown, holder = _digest(key), None
-        for digest, caller in self._callers.items():
+        for digest, client in self._clients.items():
             if hmac.compare_digest(digest, shown):
-                holder = caller
+                holder = client
         if holder is None:
             raise Unauthenticated("the key is not known")
         return holder

@@ -13,9 +13,9 @@ from service.core.batching import Turn
 from service.core.estimator import Estimator
 from service.core.stages import Done, Job
 from service.errors import InferenceFailed, InvalidArgument, PoseError, ShuttingDown
-from service.observability.access_log import named_caller, observed_call
+from service.observability.access_log import named_client, observed_call
 from service.observability.metrics import STREAM_FRAMES, STREAMS
-from service.security.caller import CALLER
+from service.security.client import CLIENT
 from service.streaming.camera import Camera
 from service.streaming.frames import (
     KINDS,
@@ -113,7 +113,7 @@ class Stream:
 
     def _log_end(self) -> None:
         about = {"request_id": self._ident, "api": self._api, "camera_id": self._config.camera_id}
-        logger.info("stream ended", extra={**about, **named_caller(), **asdict(self.counts)})
+        logger.info("stream ended", extra={**about, **named_client(), **asdict(self.counts)})
 
     async def _read(self, frames: AsyncIterator[StreamFrame]) -> None:
         """Reads a frame whenever there is room for one. Every frame that is read is answered."""
@@ -181,8 +181,8 @@ class Stream:
 
     async def _poses(self, work: _Work, before: asyncio.Task[None] | None) -> Poses:
         """The poses of a frame; logs and measures the frame. Raises only PoseError."""
-        if (caller := CALLER.get()) is not None:
-            await caller.wait_for_token()
+        if (client := CLIENT.get()) is not None:
+            await client.wait_for_token()
         if self._config.detect_every > 1:
             await _finished(before)  # the boxes come from the previous frame
         since = work.entry.arrived

@@ -64,7 +64,7 @@ class Load:
                 async with asyncio.timeout(60):
                     await ask(image, known)
                 if self.good() == good:
-                    await asyncio.sleep(0.05)  # refused: as callers do
+                    await asyncio.sleep(0.05)  # refused: clients retry
 
     async def _rest(self, image: bytes, known: Answer) -> None:
         async with httpx.AsyncClient(base_url=self._service.url, timeout=60) as http:

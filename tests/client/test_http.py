@@ -105,7 +105,7 @@ def test_a_service_that_always_closes_is_unreachable() -> None:
 
 
 async def test_a_full_service_is_waited_for_as_it_says(launch: Launch, photo: bytes) -> None:
-    """One place, and a caller of four: without patience three of them are refused."""
+    """One place, and a client with four requests: without patience three of them are refused."""
     service = launch(slow=True, max_images=1)
     async with AsyncHttpClient(service.url, patience_s=0) as hasty:
         failed = await asyncio.gather(*(hasty.estimate(photo) for _ in range(4)), return_exceptions=True)

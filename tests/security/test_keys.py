@@ -289,10 +289,10 @@ def test_a_rate_is_kept_when_the_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"camera:{KEY}")
     keys = Keys("", file, 1)
-    before = keys.caller(KEY)
+    before = keys.client(KEY)
     file.write_text(f"camera:{OTHER}")
     keys.load()
-    assert keys.caller(OTHER) is before
+    assert keys.client(OTHER) is before
 
 
 @pytest.mark.parametrize("given", ["short", f"{KEY} {KEY}", "käse" * 5, "a b:" + KEY, ",", "x" * 257])

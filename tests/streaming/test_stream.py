@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import InvalidArgument, Overloaded, ShuttingDown
 from service.observability.metrics import IN_FLIGHT, STREAM_FRAMES, STREAMS
-from service.security.caller import CALLER, Caller
+from service.security.client import CLIENT, Client
 from service.streaming.frames import Answer, Dropped, Failed, StreamConfig, StreamFrame
 from service.types import RawImage
 from tests.support.rig import ALL, LATEST, WINDOW, Camera, Rig, every, frame, outcomes, settle
@@ -69,11 +69,11 @@ async def test_latest_takes_the_newest_frame_when_its_turn_comes(rig: Rig) -> No
 async def test_latest_chooses_once_the_rate_of_the_key_allows(rig: Rig) -> None:
     may_go = asyncio.Event()
 
-    class Slow(Caller):
+    class Slow(Client):
         async def wait_for_token(self) -> None:
             await may_go.wait()
 
-    CALLER.set(Slow("slow", 1))
+    CLIENT.set(Slow("slow", 1))
     camera = Camera()
     work = asyncio.create_task(every(rig.stream(), camera))
     camera.send(1)

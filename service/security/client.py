@@ -10,7 +10,7 @@ from service.errors import RateLimited
 _BURST_S = 2  # seconds for which unused rate accumulates
 
 
-class Caller:
+class Client:
     """The holder of a key.
 
     name: name of the key, for the log. per_second: limit of requests, images and frames together; 0 for no
@@ -52,4 +52,4 @@ class Caller:
 
 
 # the client of the current request, call or stream; None where no keys are configured
-CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+CLIENT: ContextVar[Client | None] = ContextVar("client", default=None)
