@@ -175,7 +175,8 @@ class _Child:
             lost = [future for future, _ in self._asked.values()]
             self._asked.clear()
             self._changed.notify_all()
-        self._link.close()
+        with self._sending:  # a sender must not find the descriptor closed, or taken by another file
+            self._link.close()
         for future in lost:
             loss = WorkerLost()
             loss.__cause__ = cause

@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+import service.inference.child
 from service.errors import ArtefactError, WorkerLost
 from service.inference.child import ChildPipeline
 from service.inference.pipeline import open_pipeline
@@ -85,6 +87,23 @@ def test_a_child_that_hangs_is_killed(folder: Path, frames: list[InferenceInput]
         child.run(frames)
     assert not child.alive()
     child.close()
+
+
+def test_a_child_that_ends_while_it_is_asked_is_lost(
+    child: ChildPipeline, frames: list[InferenceInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, closed = service.inference.child._send, []
+
+    def send_to_the_dead(link: Connection, message: object) -> None:
+        os.kill(child._child.process.pid, signal.SIGKILL)
+        child._child._reader.join(1)  # it sees the end, and waits for this sender
+        closed.append(link.closed)
+        send(link, message)
+
+    monkeypatch.setattr(service.inference.child, "_send", send_to_the_dead)
+    with pytest.raises(WorkerLost):
+        child.run(frames)
+    assert closed == [False]
 
 
 def test_a_signal_to_the_process_group_lets_the_batch_finish(
