@@ -188,7 +188,7 @@ def test_probes_skeleton_and_documents(rest: RestClient) -> None:
     assert rest.http.get("/", follow_redirects=True).status_code == 200
     post = answer(rest.http.get("/openapi.json"))["paths"]["/v1/poses"]["post"]
     assert set(post["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg"}
-    assert set(post["responses"]) == {"200", *map(str, (400, 408, 413, 415, 422, 429, 500, 503, 504))}
+    assert set(post["responses"]) == {"200", *map(str, (400, 408, 413, 415, 422, 429, 500, 501, 503, 504))}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "image/jpeg"}
 
 
