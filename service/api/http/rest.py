@@ -57,8 +57,6 @@ class RestApi:
         )
         router.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
         router.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
-        for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
-            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
         router.add_api_route("/healthz", self.healthz, summary="Liveness")
         router.add_api_route("/readyz", self.readyz, summary="Readiness", responses=problems(503))
         router.add_api_route(
@@ -68,6 +66,9 @@ class RestApi:
             response_class=Response,
             responses={200: METRICS},
         )
+        # after the documented routes, whose methods are those of the Allow header
+        for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:

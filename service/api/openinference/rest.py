@@ -126,12 +126,13 @@ class OpenInferenceApi:
         """Add the routes to an application."""
         router = APIRouter(route_class=_Route, tags=["open inference protocol"])
         router.add_api_route("/v2", self.server, summary="The service")
-        for path, probe in (("/v2/health/live", self.live), ("/v2/health/ready", self.ready)):
-            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
         router.add_api_route("/v2/health/live", self.live, summary="Liveness")
         router.add_api_route("/v2/health/ready", self.ready, summary="Readiness", responses=problems(503))
         self._add_model(router, "/v2/models/{model}", "", _known_model)
         self._add_model(router, "/v2/models/{model}/versions/{version}", "_version", _known_version)
+        # after the documented routes, whose methods are those of the Allow header
+        for path, probe in (("/v2/health/live", self.live), ("/v2/health/ready", self.ready)):
+            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
         app.include_router(router)
 
     def _add_model(self, router: APIRouter, path: str, suffix: str, known: Callable[..., None]) -> None:
