@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from model.geometry import Alignment, Fit
+from model.geometry import Alignment, Fit, Resize
 from model.keypoints import COCO, Skeleton
 
 Task = Literal["pose", "detector"]
@@ -100,7 +100,8 @@ class PoseMetadata(Metadata):
 class DetectorMetadata(Metadata):
     """A person detector.
 
-    fit: where the image lies in the input. letterbox_fill: grey level of the input where it does not.
+    fit, resize: where the image lies in the input, and how it is scaled. letterbox_fill: grey level of the
+    input where it does not lie.
     input_step: 0 where the input always has `input_size`; otherwise an input may be smaller, with sides that
     are multiples of `input_step`. box_margin: how much higher a box must score than the person that it leads
     to, whose score is lower by that of the keypoints. average_iou: boxes that overlap a better one by so much
@@ -110,6 +111,7 @@ class DetectorMetadata(Metadata):
     task: ClassVar[Task] = "detector"
     letterbox_fill: int
     fit: Fit = Fit.TOP_LEFT
+    resize: Resize = Resize.AREA
     input_step: int = 0
     box_margin: float = 1.0
     average_iou: float = 0.0
@@ -161,6 +163,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "heatmap_stride": float,
     "alignment": Alignment,
     "fit": Fit,
+    "resize": Resize,
 }
 
 

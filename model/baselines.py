@@ -12,7 +12,7 @@ import numpy as np
 import openvino
 
 from model.artefact import DetectorMetadata, PoseMetadata
-from model.geometry import Alignment, Fit, Floats, Pixels, invert, transform
+from model.geometry import Alignment, Fit, Floats, Pixels, Resize, invert, transform
 from model.predictors import flip_average, open_session
 from model.topdown import Detector, Network, PoseEstimator
 
@@ -125,7 +125,7 @@ class MoveNetLightning:
 
 def picodet(folder: Path) -> Detector:
     """PicoDet-S 320, pedestrian: the image is stretched to a square, boxes are in its pixels."""
-    metadata = _detector_metadata("PicoDet-S", fit=Fit.STRETCH)
+    metadata = _detector_metadata("PicoDet-S", Fit.STRETCH, Resize.CUBIC)
     network = compile_ir(folder / "picodet-s-320-pedestrian.xml", [1, 3, *metadata.input_size])
 
     def boxes_and_scores(images: Pixels) -> tuple[Floats, ...]:
@@ -156,9 +156,11 @@ def rtmdet(folder: Path) -> Detector:
     return Detector(boxes_and_scores, _detector_metadata("RTMDet-nano"))
 
 
-def _detector_metadata(name: str, fit: Fit = Fit.TOP_LEFT) -> DetectorMetadata:
+def _detector_metadata(
+    name: str, fit: Fit = Fit.TOP_LEFT, resize: Resize = Resize.LINEAR
+) -> DetectorMetadata:
     return DetectorMetadata(
-        name=name, version="", commit="", input_size=(320, 320), letterbox_fill=114, fit=fit
+        name=name, version="", commit="", input_size=(320, 320), letterbox_fill=114, fit=fit, resize=resize
     )
 
 

@@ -47,6 +47,15 @@ class Fit(StrEnum):
     STRETCH = "stretch"
 
 
+class Resize(StrEnum):
+    """How an image is made smaller or larger: AREA averages pixels; the others sample them, as OpenCV's
+    `resize` does in the preprocessing of most published networks."""
+
+    AREA = "area"
+    LINEAR = "linear"
+    CUBIC = "cubic"
+
+
 def box_to_affine(
     box: npt.ArrayLike, size: tuple[int, int], padding: float, alignment: Alignment = Alignment.CENTRES
 ) -> Floats:
@@ -84,12 +93,17 @@ def transform(points: Floats, affine: Floats) -> Floats:
 
 
 def letterbox(
-    image: Pixels, size: tuple[int, int], fill: int, fit: Fit = Fit.TOP_LEFT, step: int = 0
+    image: Pixels,
+    size: tuple[int, int],
+    fill: int,
+    fit: Fit = Fit.TOP_LEFT,
+    step: int = 0,
+    resize: Resize = Resize.AREA,
 ) -> tuple[Pixels, Floats]:
     """Image (H, W, 3) on a canvas (height, width, 3), and the affine (2, 3) of edges, image -> canvas.
 
     size: (height, width) of the canvas; fill: grey level where the image is not. step: unless 0, the canvas
-    ends at the first multiple of it, in pixels, that holds the scaled image.
+    ends at the first multiple of it, in pixels, that holds the scaled image. Resize.AREA enlarges linearly.
     """
     height, width = image.shape[:2]
     scales = np.array([size[1] / width, size[0] / height])  # x, y
@@ -98,7 +112,11 @@ def letterbox(
     inner = max(1, round(width * scales[0])), max(1, round(height * scales[1]))
     if step:
         size = -(-inner[1] // step) * step, -(-inner[0] // step) * step
-    resized = _shrunk(image, inner) if scales.max() < 1 else cv2.resize(image, inner)
+    if resize is Resize.AREA and scales.max() < 1:
+        resized = _shrunk(image, inner)
+    else:
+        method = cv2.INTER_CUBIC if resize is Resize.CUBIC else cv2.INTER_LINEAR
+        resized = np.asarray(cv2.resize(image, inner, interpolation=method), np.uint8)
     x, y = ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2) if fit is Fit.CENTRED else (0, 0)
     canvas = np.full((*size, 3), fill, np.uint8)
     canvas[y : y + inner[1], x : x + inner[0]] = resized

@@ -56,7 +56,7 @@ class Detector:
 
     def _canvas(self, image: Pixels) -> tuple[Pixels, Floats]:
         data = self.metadata
-        return letterbox(image, data.input_size, data.letterbox_fill, data.fit, data.input_step)
+        return letterbox(image, data.input_size, data.letterbox_fill, data.fit, data.input_step, data.resize)
 
     def _run(self, canvases: Sequence[Pixels]) -> list[tuple[Floats, Floats]]:
         """Boxes (A, 4) and scores (A,) of each canvas."""

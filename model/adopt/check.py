@@ -68,7 +68,9 @@ class Adoption:
         """A photo as the network gets it, (1, H, W, 3); a pose network gets all of it as one person."""
         metadata = self.metadata
         if isinstance(metadata, DetectorMetadata):
-            canvas, _ = letterbox(photo, metadata.input_size, metadata.letterbox_fill, metadata.fit)
+            canvas, _ = letterbox(
+                photo, metadata.input_size, metadata.letterbox_fill, metadata.fit, resize=metadata.resize
+            )
             return canvas[None]
         affine = box_to_affine(_whole(photo), metadata.input_size, 1.0, metadata.alignment)
         return crop(photo, affine, metadata.input_size)[None]

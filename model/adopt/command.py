@@ -112,8 +112,8 @@ def _metadata(
         "licence": choices.licence,
     }
     if family.task == "detector":
-        fit, fill = family.preprocessing.fit, family.preprocessing.fill
-        return DetectorMetadata(**common, letterbox_fill=fill, fit=fit)
+        fed = family.preprocessing
+        return DetectorMetadata(**common, letterbox_fill=fed.fill, fit=fed.fit, resize=fed.resize)
     shape = outputs[0].shape
     return PoseMetadata(
         **common,

@@ -23,7 +23,7 @@ from model.adopt.arrays import (
     transpose,
 )
 from model.adopt.family import IMAGENET, IMAGENET_BGR, Decode, Family, Preprocessing, Sample
-from model.geometry import Fit, Floats
+from model.geometry import Fit, Floats, Resize
 
 _STRIDES = 8, 16, 32
 _LIKELY_CLASSES = 1, 80
@@ -215,7 +215,8 @@ def _yolov8(sample: Sample) -> Decode | None:
 
 
 _PLAIN = Preprocessing(rgb=False, mean=(0, 0, 0), std=(1, 1, 1))
-_STRETCHED, _STRETCHED_BGR = (replace(each, fit=Fit.STRETCH) for each in (IMAGENET, IMAGENET_BGR))
+_STRETCHED = replace(IMAGENET, fit=Fit.STRETCH, resize=Resize.CUBIC)
+_STRETCHED_BGR = replace(IMAGENET_BGR, fit=Fit.STRETCH)
 _SHARES = Preprocessing(rgb=True, mean=(0, 0, 0), std=(255, 255, 255), fit=Fit.CENTRED)
 
 DETECTORS = (

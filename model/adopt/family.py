@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from model.adopt.arrays import Array, as_floats, take, transpose
 from model.artefact import Task
-from model.geometry import Alignment, Fit
+from model.geometry import Alignment, Fit, Resize
 
 #: Outputs of a network, in its order -> the outputs of our format.
 Decode = Callable[[Sequence[Array]], tuple[Array, ...]]
@@ -38,6 +38,7 @@ class Preprocessing:
 
     rgb: the order of its channels, otherwise BGR. mean, std: of the channels in that order, as pixel values.
     fit, fill: where the image lies in the input of a detector, and the grey level where it does not.
+    resize: how the image of a detector is scaled.
     """
 
     rgb: bool
@@ -45,6 +46,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     fit: Fit = Fit.TOP_LEFT
     fill: int = 114
+    resize: Resize = Resize.LINEAR
 
     def __call__(self, image: Array) -> Array:
         """The input (N, 3, H, W) of the network for images (N, H, W, 3) BGR."""

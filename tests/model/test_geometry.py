@@ -5,6 +5,7 @@ import pytest
 from model.geometry import (
     Alignment,
     Fit,
+    Resize,
     average_boxes,
     box_to_affine,
     crop,
@@ -125,6 +126,14 @@ def test_a_large_image_is_averaged_not_sampled() -> None:
         np.abs(each.astype(int) - expected).mean() for each in (canvas[:213], cv2.resize(image, (320, 213)))
     )
     assert found < sampled / 3
+
+
+def test_an_image_is_scaled_as_the_network_expects() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    methods = {Resize.AREA: cv2.INTER_AREA, Resize.LINEAR: cv2.INTER_LINEAR, Resize.CUBIC: cv2.INTER_CUBIC}
+    for resize, method in methods.items():
+        canvas, _ = letterbox(image, (320, 320), 114, Fit.STRETCH, resize=resize)
+        assert np.array_equal(canvas, cv2.resize(image, (320, 320), interpolation=method))
 
 
 def test_nms_keeps_the_best_box_of_each_group() -> None:
