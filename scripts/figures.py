@@ -80,6 +80,11 @@ def _print(package: str) -> None:
     print(f"{package}: {len(rooms)} rooms, {len(paths)} files, {lines} lines")
     print(f"  functions: median {median}, p90 {p90}, longest {longest} lines ({name})")
     print(f"  longest import chain, {len(chain)} modules: {' > '.join(chain)}")
+    # the modules at the top are the words, which every room imports, and the wiring, which imports every room
+    between = {room: below - {package} for room, below in room_graph(package).items() if room != package}
+    if between:
+        chain = longest_chain(between)
+        print(f"  longest chain of rooms, {len(chain)}: {' > '.join(chain)}")
 
 
 if __name__ == "__main__":
