@@ -128,7 +128,7 @@ def start(network: Any, config: Any) -> Any:
             network.trunk.load_folded(weights)
         else:
             network.load_state_dict(weights)
-    network.trunk.freeze(config.frozen)
+    network.trunk.freeze(config.frozen_stages)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -39,14 +39,14 @@ class TrainConfig:
     epochs: int = 0  # used if minutes is 0
     batch: int = 16
     optimizer: str = "muon"  # muon, adamw or adam
-    rate: float = 1e-3  # learning rate
-    trunk_rate: float = 0.1  # factor on the rate of pretrained blocks
-    decay: float = 1e-4  # weight decay
+    lr: float = 1e-3  # learning rate
+    backbone_lr_factor: float = 0.1  # factor on the learning rate of pretrained blocks
+    weight_decay: float = 1e-4
     schedule: str = (
         "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
     )
     warmup: int = 200  # steps
-    frozen: int = 99  # number of first parts of the pretrained trunk that are not trained
+    frozen_stages: int = 99  # number of first parts of the pretrained backbone that are not trained
     ema: float = 0.998  # decay of the averaged weights
     threads: int = 0  # CPU threads of each worker; 0: torch's default
     workers: int = 1  # workers that share each batch, with the same weights
@@ -58,13 +58,13 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "cpu": TrainConfig(teachers="../shared/teachers"),
     "gpu": TrainConfig(
-        teachers="../shared/teachers", batch=256, rate=2e-3, decay=0.05, frozen=0, trunk_rate=0.2,
-        ema=0.999, validate_minutes=3.0,
+        teachers="../shared/teachers", batch=256, lr=2e-3, weight_decay=0.05, frozen_stages=0,
+        backbone_lr_factor=0.2, ema=0.999, validate_minutes=3.0,
     ),
     # section 4.1 of the paper
     "paper": TrainConfig(
-        network="c2", optimizer="adam", rate=1e-3, trunk_rate=1.0, decay=0.0, schedule="steps", warmup=0,
-        batch=32, epochs=260, frozen=0,
+        network="c2", optimizer="adam", lr=1e-3, backbone_lr_factor=1.0, weight_decay=0.0, schedule="steps",
+        warmup=0, batch=32, epochs=260, frozen_stages=0,
     ),
 }  # fmt: skip
 
@@ -135,7 +135,7 @@ class Run:
         """One step of training. Returns the loss; raises FloatingPointError when it is not finite."""
         factor = rate_factor(self.config, self.step, self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * factor * group["factor"]
+            group["lr"] = self.config.lr * factor * group["factor"]
         workers = self.config.workers
         shares = list(self.workers.map(self._share, range(workers)))
         value = sum(loss for loss, _ in shares) / workers
@@ -177,9 +177,9 @@ def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer
     named = list(network.named_parameters())
     trunk = [p for name, p in named if name.startswith("trunk.")]
     rest = [p for name, p in named if not name.startswith("trunk.")]
-    groups = [{"params": rest, "factor": 1.0}, {"params": trunk, "factor": config.trunk_rate}]
+    groups = [{"params": rest, "factor": 1.0}, {"params": trunk, "factor": config.backbone_lr_factor}]
     kinds: dict[str, Any] = {"muon": Muon, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    return kinds[config.optimizer](groups, lr=config.rate, weight_decay=config.decay)  # type: ignore[no-any-return]
+    return kinds[config.optimizer](groups, lr=config.lr, weight_decay=config.weight_decay)  # type: ignore[no-any-return]
 
 
 def train(config: TrainConfig) -> Run:
@@ -210,7 +210,7 @@ def _training(run: Run) -> Iterator[dict[str, Any]]:
         now = run.elapsed
         if now - reported > 30:
             yield _record(
-                run, loss=sum(losses) / len(losses), rate=len(losses) * config.batch / (now - reported)
+                run, loss=sum(losses) / len(losses), lr=len(losses) * config.batch / (now - reported)
             )
             reported, losses = now, []
         if now - saved > 60 * config.checkpoint_minutes:

@@ -167,7 +167,7 @@ def test_request_ids(rest: RestClient, rpc: GrpcClient, service: Service, photo:
         pose_pb2.EstimateRequest(image=photo), metadata=(("x-request-id", "from-grpc"),)
     )
     assert dict(call.trailing_metadata())["x-request-id"] == "from-grpc"
-    (line,) = [line for line in service.log if line.get("request_id") == "from-grpc"]
+    line = service.wait_for_log("request", request_id="from-grpc")
     assert {"api": "grpc", "code": "OK", "images": 1, "persons": 1}.items() <= line.items()
 
 

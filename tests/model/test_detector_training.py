@@ -44,7 +44,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(shards: Path, teacher: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         task="detector", data=str(shards), run=str(tmp_path / "run"), cache=str(tmp_path / "cache"),
-        teachers=str(teacher.parent), epochs=2, batch=2, warmup=2, threads=1, frozen=4, rate=3e-3, ema=0.5,
+        teachers=str(teacher.parent), epochs=2, batch=2, warmup=2, threads=1, frozen_stages=4, lr=3e-3,
+        ema=0.5,
     )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_the_teacher_returns_pixels_of_the_same_image(teacher: Path) -> None:
 
 
 def test_a_detector_learns_from_its_teacher_and_leaves_its_weights(config: TrainConfig) -> None:
-    config = replace(config, frozen=0, epochs=4)
+    config = replace(config, frozen_stages=0, epochs=4)
     task = make_task(config)
     before = sum(task.loss(task.network, step, 2, 99).item() for step in range(3))
     run = train(config)

@@ -60,7 +60,7 @@ def test_human_labels_are_averaged_with_the_teacher() -> None:
 def test_a_pose_network_learns_from_the_teacher_where_one_is_given(
     shards: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    alone = TrainConfig(data=str(shards), cache=str(tmp_path), threads=1, frozen=0)
+    alone = TrainConfig(data=str(shards), cache=str(tmp_path), threads=1, frozen_stages=0)
     torch.manual_seed(1)
     tasks = [make_task(config) for config in (alone, replace(alone, teachers=str(teacher.parent)))]
     network = tasks[0].network

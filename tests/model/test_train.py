@@ -20,7 +20,7 @@ def config(shards: Path, folder: Path) -> TrainConfig:
     """Two epochs of six batches of the tiny data set, with a checkpoint after each batch."""
     return TrainConfig(
         data=str(shards), run=str(folder / "run"), cache=str(folder / "cache"), epochs=2, batch=2, warmup=2,
-        threads=1, checkpoint_minutes=0.0, frozen=0,
+        threads=1, checkpoint_minutes=0.0, frozen_stages=0,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_killed_run_resumes_with_the_next_batch(shards: Path, tmp_path: Path) 
 
 
 def test_training_learns_and_leaves_metrics_curves_and_weights(shards: Path, tmp_path: Path) -> None:
-    tiny = replace(config(shards, tmp_path), epochs=10, rate=3e-3, ema=0.5)
+    tiny = replace(config(shards, tmp_path), epochs=10, lr=3e-3, ema=0.5)
     task = make_task(tiny)
     before = sum(task.loss(task.network, step, 4, 99).item() for step in range(3))
     run = train(tiny)
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -
 def test_paper_preset_divides_the_rate_at_epochs_200_and_240() -> None:
     paper = PRESETS["paper"]
     rates = [
-        round(paper.rate * rate_factor(paper, 1, epoch / 260), 9) for epoch in (0, 199, 200, 239, 240, 259)
+        round(paper.lr * rate_factor(paper, 1, epoch / 260), 9) for epoch in (0, 199, 200, 239, 240, 259)
     ]
     assert rates == [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
     assert (paper.optimizer, paper.batch, paper.epochs) == ("adam", 32, 260)
@@ -111,7 +111,7 @@ def test_cooldown_warms_up_stays_and_falls() -> None:
 
 def test_command_line_changes_the_preset_and_asks_for_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
     parsed = parse(["--preset", "gpu", "--minutes", "9", "--batch", "64"])
-    assert (parsed.minutes, parsed.batch, parsed.rate) == (9, 64, PRESETS["gpu"].rate)
+    assert (parsed.minutes, parsed.batch, parsed.lr) == (9, 64, PRESETS["gpu"].lr)
     with pytest.raises(SystemExit):
         parse(["--preset", "cpu"])
     assert "--minutes or --epochs" in capsys.readouterr().err

@@ -54,11 +54,12 @@ class Service:
                 self.log.append(json.loads(line))
                 self._logged.notify_all()
 
-    def wait_for_log(self, message: str) -> dict[str, Any]:
-        """Wait for the first log line with that message."""
+    def wait_for_log(self, message: str, **fields: object) -> dict[str, Any]:
+        """Wait for the first log line with that message and those fields."""
+        wanted = {"message": message, **fields}
 
         def lines() -> list[dict[str, Any]]:
-            return [line for line in self.log if line["message"] == message]
+            return [line for line in self.log if line | wanted == line]
 
         with self._logged:
             assert self._logged.wait_for(lines, timeout=60), self.log
