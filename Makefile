@@ -10,7 +10,7 @@ serve: $(VENV)/serve.stamp  ## REST on 127.0.0.1:8000 and gRPC on 127.0.0.1:5005
 	$(BIN)/python -m service
 
 test: lint  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/test.stamp  ## types and style
 	$(BIN)/mypy

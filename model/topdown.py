@@ -75,12 +75,14 @@ class Detector:
         order = order[np.argsort(-scores[order], kind="stable")][:MAX_CANDIDATES]
         height, width = size
         corners = transform(boxes[order].reshape(-1, 2, 2), invert(affine)).reshape(-1, 4)
-        inside = corners.clip(0, (width, height, width, height)).astype(np.float32)
+        borders = np.array((width, height, width, height), np.float32)
+        inside = corners.clip(0, borders).astype(np.float32)
         solid = (inside[:, 2:] > inside[:, :2]).all(1)
         inside, scores = inside[solid], scores[order][solid].clip(0, 1)
         kept = nms(inside, scores, MAX_IOU)[:MAX_BOXES]
         if self.metadata.average_iou:
-            return average_boxes(inside, scores, kept, self.metadata.average_iou), scores[kept]
+            averaged = average_boxes(inside, scores, kept, self.metadata.average_iou)
+            return averaged.clip(0, borders), scores[kept]  # a mean of borders is rounded, also outwards
         return inside[kept], scores[kept]
 
 

@@ -1,17 +1,19 @@
 /** Text for the clipboard: the shown result, or code that requests it. */
 
 const round = (value) => Math.round(100 * value) / 100;
+/** The nearest pixel inside the picture, as the service's COCO results have it. */
+const clip = (value, side) => Math.min(Math.max(value, 0), side - 1);
 
 /** `shown` has width, height, persons and timings; `source` the name and type of the file. */
 export const FORMS = {
   json: ({ width, height, persons, timings }) => JSON.stringify({ width, height, persons, timings }, null, 1),
 
-  coco: ({ persons }) =>
+  coco: ({ width, height, persons }) =>
     JSON.stringify(
       persons.map(({ keypoints, score, bbox: [x1, y1, x2, y2] }) => ({
         image_id: 0,
         category_id: 1,
-        keypoints: keypoints.flat(),
+        keypoints: keypoints.flatMap(([x, y, sure]) => [clip(x, width), clip(y, height), sure]),
         score,
         bbox: [x1, y1, round(x2 - x1), round(y2 - y1)],
       })),
