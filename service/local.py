@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from threading import Thread
 # the temporary service listens on free ports of loopback and needs no keys
 _OVERRIDES = {"POSE_HOST": "127.0.0.1", "POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
 _NOT_INHERITED = ("POSE_API_KEY", "POSE_TLS_", "POSE_RATE_LIMIT")
+# with one of these options the command needs no service, or the user names one
+_WITHOUT_SERVICE = {"-h", "--help", "--url", "--address"}
 
 
 def run_client(command: str, arguments: Sequence[str]) -> None:
-    """Run a command of lgm-pose-client with a service that runs only for this command.
+    """Run a command of lgm-pose-client with a service that runs only for this command, unless it names one.
 
     Exits with a one-line message when the client is not installed or the service does not start.
     """
@@ -23,8 +26,8 @@ def run_client(command: str, arguments: Sequence[str]) -> None:
     except ImportError as error:
         raise SystemExit(f"{error}: pip install 'lgm-pose-client[video]'") from None
     prefix = [] if command == "estimate" else [command]
-    if {"-h", "--help"} & {*arguments}:
-        main([*prefix, *arguments])
+    if _WITHOUT_SERVICE & {argument.partition("=")[0] for argument in arguments}:
+        return main([*prefix, *arguments])
     with _service() as (url, address):
         where = ["--url", url] if command == "estimate" else ["--address", address]
         main([*prefix, *arguments, *where])
@@ -33,6 +36,8 @@ def run_client(command: str, arguments: Sequence[str]) -> None:
 @contextmanager
 def _service() -> Iterator[tuple[str, str]]:
     """REST URL and gRPC address of a running service. Exits when it does not start."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # by default they end this process without the next lines
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     child = subprocess.Popen(
         [sys.executable, "-m", "service", "serve"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.networks import save_networks
-from tests.support.service import ROOT, Pixels, encode
+from tests.support.service import ROOT, Pixels, Service, encode
 
 
 @pytest.fixture
@@ -20,18 +21,24 @@ def weights(tmp_path: Path) -> Path:
     return save_networks(folder)
 
 
-def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+def start(*arguments: object, **settings: object) -> subprocess.Popen[str]:
     variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
     # the marker finds processes that outlive the command
-    return subprocess.run(
+    marked = {"PYTHONPATH": str(ROOT / "client"), "TEST_LOCAL": str(os.getpid())}
+    return subprocess.Popen(
         [sys.executable, "-m", "service", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "client"), "TEST_LOCAL": str(os.getpid()), **variables},
-        capture_output=True,
+        env={**os.environ, **marked, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+
+
+def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    process = start(*arguments, **settings)
+    output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def survivors() -> list[psutil.Process]:
@@ -73,3 +80,28 @@ def test_a_service_that_cannot_start_is_reported_in_one_line(tmp_path: Path) -> 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "detector.onnx: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("answers", [0, 1], ids=["at start-up", "at work"])
+def test_a_signal_ends_the_service_too(weights: Path, number: signal.Signals, answers: int) -> None:
+    # many photos, so that the command is still running when the signal arrives
+    process = start("estimate", *[ROOT / "examples" / "astronaut.jpg"] * 2000, weights=weights)
+    while len(survivors()) < 2:  # the command and its service
+        assert process.poll() is None
+    assert process.stdout is not None
+    for _ in range(answers):
+        process.stdout.readline()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert survivors() == []
+
+
+def test_a_service_that_the_user_names_is_used(service: Service, pixels: Pixels, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encode(pixels[::4, ::4]))
+    before = service.metric("pose_images_total")
+    done = run("estimate", photo, f"--url={service.url}", weights=tmp_path / "nowhere")
+    assert done.returncode == 0, done.stderr
+    assert service.metric("pose_images_total") == before + 1
