@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._closed = False
         self._runners = [
-            threading.Thread(target=self._work, name=f"runner-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(number == 0,), name=f"runner-{number}", daemon=True)
             for number in range(runners)
         ]
         for runner in self._runners:
@@ -143,8 +143,9 @@ class Batcher(Generic[Item, Result]):
                 if not self._waiting[turn.source]:
                     del self._waiting[turn.source]
 
-    def _work(self) -> None:
-        while (taken := self._take()) is not None:
+    def _work(self, watches: bool) -> None:
+        """watches: checks the worker while no item waits; the other runners see a loss in their calls."""
+        while (taken := self._take(_LOOK_S if watches else None)) is not None:
             batch, life = taken
             try:
                 self._answer(batch)
@@ -159,16 +160,15 @@ class Batcher(Generic[Item, Result]):
             BATCH_IMAGES.observe(len(batch))
             _settle(batch, self._outcomes([turn.item for turn in batch]))
 
-    def _take(self) -> tuple[list[Turn[Item, Result]], int] | None:
+    def _take(self, look_s: float | None) -> tuple[list[Turn[Item, Result]], int] | None:
         """Up to `max_batch` turns, one from each source in turn, and the number of the worker's life.
 
-        An empty list when the worker dies while no item waits; None when closed and empty.
+        An empty list when the worker dies while no item waits; None when closed and empty. look_s: interval
+        of the check of an idle worker, None for no check.
         """
         with self._changed:
             while not (self._waiting or self._closed) and (self._lost or self._alive()):
-                self._changed.wait(
-                    _LOOK_S * len(self._runners)
-                )  # all runners check, so the interval is multiplied
+                self._changed.wait(look_s)
             if self._closed and not self._waiting:
                 return None
             batch: list[Turn[Item, Result]] = []

@@ -37,9 +37,8 @@ class ChildPipeline:
     def __init__(self, files: Files, *, threads: int, runtime: Runtime, timeout_s: float) -> None:
         """timeout_s: of a run; a child that takes longer is killed. Raises ArtefactError."""
         self._threads, self._runtime, self._timeout_s = threads, runtime, timeout_s
-        self._copies = TemporaryDirectory(
-            prefix="pose-"
-        )  # a restart loads the same networks even if the files have changed
+        # copies: a restart loads the same networks even if the files have changed
+        self._copies = TemporaryDirectory(prefix="pose-")
         try:
             self._files = Files(*(self._copied(file) for file in (files.detector, files.pose)))
             self._start()
