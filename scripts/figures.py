@@ -28,9 +28,16 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if _is_module(name)} or {node.module}
     return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def module_graph(package: str) -> dict[str, set[str]]:
@@ -59,6 +66,13 @@ def longest_chain(graph: dict[str, set[str]]) -> list[str]:
     return list(max((below(name) for name in sorted(graph)), key=len))
 
 
+def chain_of_rooms(package: str) -> list[str]:
+    """The longest chain of folders, without the package's own: its modules are the words, which every room
+    imports, and the wiring, which imports every room."""
+    graph = room_graph(package)
+    return longest_chain({room: below - {package} for room, below in graph.items() if room != package})
+
+
 def functions(package: str) -> Iterator[tuple[int, str]]:
     """Lines and name of each function."""
     for path in sources(package):
@@ -80,11 +94,8 @@ def _print(package: str) -> None:
     print(f"{package}: {len(rooms)} rooms, {len(paths)} files, {lines} lines")
     print(f"  functions: median {median}, p90 {p90}, longest {longest} lines ({name})")
     print(f"  longest import chain, {len(chain)} modules: {' > '.join(chain)}")
-    # the modules at the top are the words, which every room imports, and the wiring, which imports every room
-    between = {room: below - {package} for room, below in room_graph(package).items() if room != package}
-    if between:
-        chain = longest_chain(between)
-        print(f"  longest chain of rooms, {len(chain)}: {' > '.join(chain)}")
+    chain = chain_of_rooms(package)
+    print(f"  longest chain of rooms, {len(chain)}: {' > '.join(chain)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The directions of imports; generated code matches its source."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from scripts import stubs
+from scripts.figures import ROOT, chain_of_rooms, imports, module
 
-ROOT = Path(__file__).parents[1]
 SERVICE = sorted(path for path in (ROOT / "service").rglob("*.py") if "pb" not in path.parts)
 CLIENT = sorted(path for path in (ROOT / "client").rglob("*.py") if "pb" not in path.parts)
 MODEL = sorted((ROOT / "model").rglob("*.py"))
@@ -22,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "service.inference": {"service", "service.observability", "model"},
     "service.core": {"service", "service.security", "service.observability", "model"},
     "service.streaming": {
-        "service", "service.security", "service.observability", "service.inference", "service.core", "model",
+        "service", "service.security", "service.observability", "service.core", "model",
     },
     "service.wire": {"service", "service.streaming"},
     "service.api": {"service", "service.core"},
@@ -77,25 +76,7 @@ WIRING = {
 }  # they use every room
 
 
-def module(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 MODULES = {module(path) for path in SERVICE + MODEL}
-
-
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports, at the top or inside functions."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            parts = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
-            found |= parts or {node.module or ""}
-    return found
 
 
 def ours(path: Path) -> set[str]:
@@ -135,6 +116,10 @@ def test_the_rooms_have_an_order() -> None:
     for name, below in ROOMS.items():
         assert below <= seen, name
         seen.add(name)
+
+
+def test_the_chain_of_rooms_is_short() -> None:
+    assert 1 < len(chain_of_rooms("service")) <= 7
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=module)
