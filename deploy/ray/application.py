@@ -91,13 +91,18 @@ def build(arguments: Arguments) -> serve.Application:
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
             "max_replicas": arguments.max_replicas,
-            # half a batch running and half a batch waiting: more means that the worker does not keep up
-            "target_ongoing_requests": settings.max_batch,
+            "target_ongoing_requests": _target_requests(settings, arguments),
         },
         graceful_shutdown_timeout_s=settings.drain_timeout_s,
     )
     application: serve.Application = deployment.bind(settings)
     return application
+
+
+def _target_requests(settings: Settings, arguments: Arguments) -> int:
+    """Requests of a replica that keeps up: on a CPU one that runs and one that waits for each runner; on a
+    GPU half a batch that runs and half a batch that waits."""
+    return settings.max_batch if arguments.num_gpus else 2 * max(1, int(arguments.num_cpus))
 
 
 def _passed_on(service: ServiceDescriptor, method: MethodDescriptor) -> Callable[..., Any]:
