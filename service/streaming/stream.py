@@ -163,7 +163,8 @@ class Stream:
         """The outcome of the first frame. Under Policy.LATEST the work on it starts only now."""
         if self._works and (work := self._works[0]).entry is entry and work.task is None:
             self._start(work)
-        return await entry.outcome
+        await asyncio.wait((entry.outcome,))  # a cancelled `await` would cancel the outcome too
+        return entry.outcome.result()
 
     def _start(self, work: _Work) -> None:
         before = self._works[-2] if len(self._works) > 1 else None

@@ -264,7 +264,7 @@ async def test_the_stream_of_a_vanished_client_is_closed(launch: Launch, photo: 
 
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         stream = pose_pb2_grpc.PoseServiceStub(channel).EstimateStream(messages())
-        assert (await stream.read()).poses.persons
+        await stream.read()
         stream.cancel()
     await until(lambda: service.metric("pose_in_flight", api="grpc_stream") == 0)
     await asyncio.to_thread(service.wait_for_log, "stream ended")

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from service.errors import InvalidArgument, Overloaded, ShuttingDown
+from service.errors import InferenceFailed, InvalidArgument, Overloaded, ShuttingDown
 from service.observability.metrics import IN_FLIGHT, STREAM_FRAMES, STREAMS
 from service.security.client import CLIENT, Client
 from service.streaming.frames import Answer, Dropped, Failed, StreamConfig, StreamFrame
@@ -240,6 +240,29 @@ async def test_a_cancelled_stream_leaves_nothing_behind(rig: Rig, config: Stream
     rig.network.go.release(5)
     assert outcomes(await every(rig.stream(), other)) == [(9, "Poses")]
     assert len(rig.network.batches) == 2  # what had begun, and the other stream's
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_the_work_on_a_frame_survives_the_end_of_its_stream(rig: Rig, steps: int) -> None:
+    """steps: of the event loop between the frame's answer and the end of the stream."""
+    first, camera, stream = Camera(), Camera(), rig.stream()
+    others = asyncio.create_task(every(rig.stream(), first))
+    first.send(1)
+    await rig.network.has_begun()
+    answers = asyncio.create_task(every(stream, camera))
+    camera.send(2)
+    await settle()
+    (work,) = stream._works  # it waits behind the frame that runs
+    assert work.turn is not None
+    assert work.task is not None
+    work.turn.answer.set_exception(InferenceFailed("at the last moment"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    answers.cancel()
+    first.end()
+    rig.network.go.release(2)
+    await asyncio.wait_for(asyncio.wait((others, answers, work.task)), 30)
+    assert work.task.exception() is None
 
 
 async def test_a_busy_camera_takes_turns_with_a_calm_one(rig: Rig) -> None:
