@@ -107,48 +107,48 @@ class MobileNetV2(nn.Module):
     """A stem of stride 2 and inverted residual blocks.
 
     pretrained: the form of the published weights: BatchNorm folded into a bias, and SAME padding.
-    The first `frozen` of its parts (stem, blocks) run without gradient.
+    The first `frozen` of its layers (stem, blocks) run without gradient.
     """
 
     def __init__(self, stem: int, blocks: Sequence[BlockSpec], activation: str, *, pretrained: bool) -> None:
         super().__init__()
         norm, same = not pretrained, pretrained
-        self.parts = nn.ModuleList([Conv(3, stem, 3, 2, activation=activation, norm=norm, same=same)])
+        self.layers = nn.ModuleList([Conv(3, stem, 3, 2, activation=activation, norm=norm, same=same)])
         self.strides = [2]
         self.widths = {2: stem}
         width = stem
         for spec in blocks:
-            self.parts.append(InvertedResidual(width, spec, activation=activation, norm=norm, same=same))
+            self.layers.append(InvertedResidual(width, spec, activation=activation, norm=norm, same=same))
             width = spec[1]
             self.strides.append(self.strides[-1] * spec[2])
             self.widths[self.strides[-1]] = width
         self.frozen = 0
 
-    def freeze(self, parts: int) -> None:
-        """Exclude the first `parts` parts from training and include the rest."""
-        self.frozen = parts
-        for index, part in enumerate(self.parts):
-            part.requires_grad_(index >= parts)
+    def freeze(self, count: int) -> None:
+        """Exclude the first `count` layers from training and include the rest."""
+        self.frozen = count
+        for index, layer in enumerate(self.layers):
+            layer.requires_grad_(index >= count)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """Image (N, 3, H, W) -> the last feature map (N, width, H / stride, W / stride) of each stride."""
         features = {}
-        for index, (part, stride) in enumerate(zip(self.parts, self.strides, strict=True)):
+        for index, (layer, stride) in enumerate(zip(self.layers, self.strides, strict=True)):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen):
-                x = part(x)
+                x = layer(x)
             features[stride] = x
         return features
 
     def load_folded(self, weights: dict[str, Tensor]) -> None:
-        """Copy weights `stem.weight|bias` and `blocks.I.expand|dw|project.weight|bias` into the layers.
+        """Copy weights `stem.weight|bias` and `blocks.I.expand|dw|project.weight|bias` into the convolutions.
 
         Weights are (outputs, inputs / groups, kernel, kernel), biases (outputs,); further blocks are ignored.
         Raises KeyError when a block's weights are missing.
         """
         names = {"expand": "expand", "depthwise": "dw", "project": "project"}
         with torch.no_grad():
-            for index, part in enumerate(self.parts):
-                for name, module in part.named_modules():
+            for index, layer in enumerate(self.layers):
+                for name, module in layer.named_modules():
                     if isinstance(module, nn.Conv2d):
                         source = "stem" if index == 0 else f"blocks.{index - 1}.{names[name.split('.')[0]]}"
                         module.weight.copy_(weights[f"{source}.weight"])

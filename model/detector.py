@@ -19,7 +19,7 @@ STRIDES = (8, 16, 32)
 LETTERBOX_FILL = 114
 AVERAGE_IOU = 0.6  # see model.artefact.DetectorMetadata
 
-_TRUNK: tuple[BlockSpec, ...] = (
+_BACKBONE: tuple[BlockSpec, ...] = (
     (1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1),
     (6, 64, 2), (6, 64, 1), (6, 64, 1), (6, 64, 1), (6, 96, 1), (6, 96, 1), (6, 96, 1), (6, 160, 2),
 )  # fmt: skip
@@ -27,13 +27,13 @@ _TRUNK: tuple[BlockSpec, ...] = (
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """trunk: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
+    """backbone: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
 
     box_margin: how much higher a box must score than the person that it leads to (`model.calibrate`).
     """
 
     input_size: tuple[int, int] = (320, 320)
-    trunk: tuple[BlockSpec, ...] = _TRUNK
+    backbone: tuple[BlockSpec, ...] = _BACKBONE
     width: int = 64
     head_blocks: int = 2
     box_margin: float = 1.0
@@ -49,8 +49,10 @@ class PersonDetector(nn.Module):
     def __init__(self, config: DetectorConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or DetectorConfig()
-        self.trunk = MobileNetV2(32, c.trunk, "relu6", pretrained=True)
-        self.laterals = nn.ModuleList(Conv(self.trunk.widths[s], c.width, activation="none") for s in STRIDES)
+        self.backbone = MobileNetV2(32, c.backbone, "relu6", pretrained=True)
+        self.laterals = nn.ModuleList(
+            Conv(self.backbone.widths[s], c.width, activation="none") for s in STRIDES
+        )
         block = (2, c.width, 1)
         self.smooth = nn.ModuleList(InvertedResidual(c.width, block) for _ in STRIDES)
         self.head = nn.Sequential(*(InvertedResidual(c.width, block) for _ in range(c.head_blocks)))
@@ -63,7 +65,7 @@ class PersonDetector(nn.Module):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, A, 4) in input pixels and score logits (N, A)."""
-        features = self.trunk(images / 127.5 - 1)
+        features = self.backbone(images / 127.5 - 1)
         levels = [lateral(features[s]) for lateral, s in zip(self.laterals, STRIDES, strict=True)]
         for index in (1, 0):
             levels[index] = levels[index] + F.interpolate(levels[index + 1], scale_factor=2.0)
@@ -108,8 +110,8 @@ def save(network: PersonDetector, path: Path) -> None:
 def load(path: Path) -> PersonDetector:
     """The network that `save` wrote, in single precision and evaluation mode."""
     fields = json.loads(path.with_suffix(".json").read_text())
-    trunk = tuple(tuple(spec) for spec in fields.pop("trunk"))
+    backbone = tuple(tuple(spec) for spec in fields.pop("backbone"))
     size = tuple(fields.pop("input_size"))
-    network = PersonDetector(DetectorConfig(trunk=trunk, input_size=size, **fields))
+    network = PersonDetector(DetectorConfig(backbone=backbone, input_size=size, **fields))
     network.load_state_dict(load_file(path))
     return network.eval()

@@ -43,8 +43,8 @@ class LGMPoseConfig:
     input_size: tuple[int, int] = (256, 192)  # height, width; rows 256x192, 384x288, 256x256
     num_keypoints: int = 17  # COCO 17, MPII 16
     stem: int = 32  # free: totals of the rows "no fusion" and "DW g=1"
-    trunk: tuple[BlockSpec, ...] = ((1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1))
-    pretrained: bool = True  # trunk in the form of published weights: bias for BatchNorm, SAME padding
+    backbone: tuple[BlockSpec, ...] = ((1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1))
+    pretrained: bool = True  # backbone in the form of published weights: bias for BatchNorm, SAME padding
     # strides 8, 16, 32: the cost ratio of "Conv 3x3" to "DW" needs a stride-32 bottom and three fusions
     stages: tuple[Stage, Stage, Stage] = (
         Stage(((4, 112, 1), (4, 112, 1), (4, 112, 1)), 128),
@@ -65,7 +65,7 @@ class LGMPoseConfig:
 
 def _c2() -> LGMPoseConfig:
     return LGMPoseConfig(
-        trunk=((4, 32, 1), (4, 48, 2), (4, 48, 1), (4, 48, 1)),
+        backbone=((4, 32, 1), (4, 48, 2), (4, 48, 1), (4, 48, 1)),
         pretrained=False,
         stages=(Stage(((4, 80, 2),), 120), Stage(((4, 80, 2),), 144), Stage(((4, 80, 2),), 144)),
         mobilevim_fuse="add",
@@ -91,13 +91,13 @@ class LGMPose(nn.Module):
     def __init__(self, config: LGMPoseConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or LGMPoseConfig()
-        self.trunk = MobileNetV2(c.stem, c.trunk, c.block_activation, pretrained=c.pretrained)
-        width = self.trunk.widths[self.trunk.strides[-1]]
+        self.backbone = MobileNetV2(c.stem, c.backbone, c.block_activation, pretrained=c.pretrained)
+        width = self.backbone.widths[self.backbone.strides[-1]]
         self.stages = nn.ModuleList()
         for index in range(3):
             self.stages.append(_stage(c, index, width))
             width = c.stages[index].blocks[-1][1]
-        skips = (c.stages[1].blocks[-1][1], c.stages[0].blocks[-1][1], self.trunk.widths[4])
+        skips = (c.stages[1].blocks[-1][1], c.stages[0].blocks[-1][1], self.backbone.widths[4])
         self.deconvs, self.fusions = nn.ModuleList(), nn.ModuleList()
         for deconv_width, skip in zip(c.deconv_widths, skips, strict=True):
             self.deconvs.append(Deconv(width, deconv_width, c.activation))
@@ -110,11 +110,11 @@ class LGMPose(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Crops float32 (N, 3, H, W), RGB in 0..255 -> heatmaps float32 (N, K, H / 4, W / 4)."""
-        trunk = self.trunk(crops / 127.5 - 1)
-        x8 = self.stages[0](trunk[self.trunk.strides[-1]])
+        backbone = self.backbone(crops / 127.5 - 1)
+        x8 = self.stages[0](backbone[self.backbone.strides[-1]])
         x16 = self.stages[1](x8)
         x = self.stages[2](x16)
-        for index, skip in enumerate((x16, x8, trunk[4])):
+        for index, skip in enumerate((x16, x8, backbone[4])):
             x = self.deconvs[index](x)
             if self.fusions:
                 x = self.fusions[index](x, skip)

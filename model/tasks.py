@@ -118,17 +118,17 @@ def validation_scenes(data: str) -> list[Scene]:
 
 
 def start(network: Any, config: Any) -> Any:
-    """The network with the weights of config.init, channels last, with frozen first parts of the trunk.
+    """The network with the weights of config.init, channels last; the first layers of the backbone are frozen.
 
     Raises KeyError or RuntimeError when the file does not fit the network.
     """
     if config.init:
         weights = load_file(config.init)
         if "stem.weight" in weights:
-            network.trunk.load_folded(weights)
+            network.backbone.load_folded(weights)
         else:
             network.load_state_dict(weights)
-    network.trunk.freeze(config.frozen_stages)
+    network.backbone.freeze(config.frozen_stages)
     return network.to(memory_format=torch.channels_last)
 
 

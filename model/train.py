@@ -46,7 +46,7 @@ class TrainConfig:
         "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
     )
     warmup: int = 200  # steps
-    frozen_stages: int = 99  # number of first parts of the pretrained backbone that are not trained
+    frozen_stages: int = 99  # number of first layers (stem, blocks) of the backbone that are not trained
     ema: float = 0.998  # decay of the averaged weights
     threads: int = 0  # CPU threads of each worker; 0: torch's default
     workers: int = 1  # workers that share each batch, with the same weights
@@ -175,9 +175,9 @@ def _limit_threads(threads: int) -> None:
 
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     named = list(network.named_parameters())
-    trunk = [p for name, p in named if name.startswith("trunk.")]
-    rest = [p for name, p in named if not name.startswith("trunk.")]
-    groups = [{"params": rest, "factor": 1.0}, {"params": trunk, "factor": config.backbone_lr_factor}]
+    backbone = [p for name, p in named if name.startswith("backbone.")]
+    rest = [p for name, p in named if not name.startswith("backbone.")]
+    groups = [{"params": rest, "factor": 1.0}, {"params": backbone, "factor": config.backbone_lr_factor}]
     kinds: dict[str, Any] = {"muon": Muon, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[config.optimizer](groups, lr=config.lr, weight_decay=config.weight_decay)  # type: ignore[no-any-return]
 

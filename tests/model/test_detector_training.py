@@ -71,10 +71,10 @@ def test_a_detector_learns_from_its_teacher_and_leaves_its_weights(config: Train
     assert all(torch.equal(stored[name], value) for name, value in run.average.state_dict().items())
 
 
-def test_frozen_parts_of_the_trunk_stay_and_the_others_learn(config: TrainConfig) -> None:
+def test_frozen_layers_of_the_backbone_stay_and_the_others_learn(config: TrainConfig) -> None:
     torch.manual_seed(config.seed)
     start = make_task(config).network.state_dict()
     trained = train(replace(config, epochs=1)).network.state_dict()
     moved = {name for name, value in trained.items() if not torch.equal(value, start[name])}
-    parts = {int(name.split(".")[2]) for name in moved if name.startswith("trunk.parts.")}
-    assert parts == set(range(4, 15)) and "score.bias" in moved
+    layers = {int(name.split(".")[2]) for name in moved if name.startswith("backbone.layers.")}
+    assert layers == set(range(4, 15)) and "score.bias" in moved

@@ -42,11 +42,11 @@ def test_every_weight_changes_in_training(network: LGMPose) -> None:
 
 def test_frozen_parts_keep_their_weights_and_the_rest_learns() -> None:
     network = LGMPose().train()
-    network.trunk.freeze(4)
+    network.backbone.freeze(4)
     torch.nn.init.normal_(network.head.weight)
     network(255 * torch.rand(2, 3, 256, 192)).square().sum().backward()
-    frozen = [p.grad is None for p in network.trunk.parts[:4].parameters()]
-    free = [p.grad is not None for p in network.trunk.parts[4:].parameters()]
+    frozen = [p.grad is None for p in network.backbone.layers[:4].parameters()]
+    free = [p.grad is not None for p in network.backbone.layers[4:].parameters()]
     assert all(frozen) and all(free) and network.stages[0][0].expand.conv.weight.grad is not None
 
 
@@ -98,21 +98,21 @@ def test_fusion_keeps_the_concatenated_width(kind: str) -> None:
     assert Fusion(12, kind, "relu")(torch.zeros(1, 8, 4, 4), torch.zeros(1, 4, 4, 4)).shape == (1, 12, 4, 4)
 
 
-def test_trunk_gives_the_last_map_of_each_stride() -> None:
-    trunk = MobileNetV2(8, ((1, 4, 1), (2, 6, 2), (2, 6, 1), (2, 10, 2)), "relu6", pretrained=True)
-    shapes = {stride: tuple(x.shape[1:]) for stride, x in trunk(torch.zeros(1, 3, 32, 16)).items()}
+def test_backbone_gives_the_last_map_of_each_stride() -> None:
+    backbone = MobileNetV2(8, ((1, 4, 1), (2, 6, 2), (2, 6, 1), (2, 10, 2)), "relu6", pretrained=True)
+    shapes = {stride: tuple(x.shape[1:]) for stride, x in backbone(torch.zeros(1, 3, 32, 16)).items()}
     assert shapes == {2: (4, 16, 8), 4: (6, 8, 4), 8: (10, 4, 2)}
 
 
-def test_folded_weights_reach_every_convolution_of_the_trunk() -> None:
-    trunk = MobileNetV2(8, ((1, 4, 1), (2, 6, 2)), "relu6", pretrained=True)
+def test_folded_weights_reach_every_convolution_of_the_backbone() -> None:
+    backbone = MobileNetV2(8, ((1, 4, 1), (2, 6, 2)), "relu6", pretrained=True)
     shapes = {
         "stem": (8, 3, 3, 3), "blocks.0.dw": (8, 1, 3, 3), "blocks.0.project": (4, 8, 1, 1),
         "blocks.1.expand": (8, 4, 1, 1), "blocks.1.dw": (8, 1, 3, 3), "blocks.1.project": (6, 8, 1, 1),
     }  # fmt: skip
     weights = {f"{name}.weight": torch.full(shape, 0.5) for name, shape in shapes.items()}
     weights |= {f"{name}.bias": torch.full(shape[:1], 0.25) for name, shape in shapes.items()}
-    trunk.load_folded(weights)
-    assert {p.unique().item() for p in trunk.parameters()} == {0.5, 0.25}
+    backbone.load_folded(weights)
+    assert {p.unique().item() for p in backbone.parameters()} == {0.5, 0.25}
     with pytest.raises(KeyError):
-        trunk.load_folded({k: v for k, v in weights.items() if "blocks.1" not in k})
+        backbone.load_folded({k: v for k, v in weights.items() if "blocks.1" not in k})
