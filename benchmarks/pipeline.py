@@ -29,7 +29,7 @@ from model.keypoints import keypoint_score
 from model.metrics import Scored, keypoint_accuracy
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor
-from model.scenes import Scene
+from model.samples import Sample
 from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
 from service.types import InferenceInput, Options
@@ -119,23 +119,23 @@ def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, Sy
         yield {**systems, "MediaPipe Pose": one}
 
 
-def choose(scenes: Sequence[Scene], most: int) -> dict[str, list[Scene]]:
+def choose(samples: Sequence[Sample], most: int) -> dict[str, list[Sample]]:
     """At most `most` photos of each group that has any.
 
     ALL has all photos with labelled persons, HALF at most 30 of them and as many without a person, the
     other groups those with a number of persons.
     """
-    everything, scenes = scenes, [scene for scene in scenes if is_labelled(scene)]
-    empty = [scene for scene in everything if not scene.persons][: min(30, most // 2, len(scenes))]
-    groups = {ALL: scenes[:most], HALF: [*scenes[: len(empty)], *empty]}
+    everything, samples = samples, [sample for sample in samples if is_labelled(sample)]
+    empty = [sample for sample in everything if not sample.persons][: min(30, most // 2, len(samples))]
+    groups = {ALL: samples[:most], HALF: [*samples[: len(empty)], *empty]}
     for name, (fewest, largest) in GROUPS.items():
-        inside = [scene for scene in scenes if fewest <= len(scene.persons) <= largest]
-        groups[name] = sorted(inside, key=lambda scene: len(scene.persons))[:most]
+        inside = [sample for sample in samples if fewest <= len(sample.persons) <= largest]
+        groups[name] = sorted(inside, key=lambda sample: len(sample.persons))[:most]
     return {name: chosen for name, chosen in groups.items() if chosen}
 
 
 def measure(
-    systems: dict[str, System], groups: dict[str, list[Scene]], folder: Path, rounds: int
+    systems: dict[str, System], groups: dict[str, list[Sample]], folder: Path, rounds: int
 ) -> list[dict[str, Any]]:
     """A row for each system and group: figures, accuracy, and persons found per photo."""
     poses: dict[tuple[str, str], list[Scored]] = {}
@@ -148,27 +148,27 @@ def measure(
         Case(
             group,
             {"system": system},
-            partial(once, system, group, [_jpeg(scene, folder) for scene in scenes]),
+            partial(once, system, group, [_jpeg(sample, folder) for sample in samples]),
         )
-        for group, scenes in groups.items()
+        for group, samples in groups.items()
         for system in systems
     ]
     rows = interleaved(cases, rounds)
     for row in rows:
-        scenes, found = groups[row["group"]], poses[row["group"], row["system"]]
-        accuracy = keypoint_accuracy(scenes, found) if any(len(each[1]) for each in found) else None
+        samples, found = groups[row["group"]], poses[row["group"], row["system"]]
+        accuracy = keypoint_accuracy(samples, found) if any(len(each[1]) for each in found) else None
         row["ap"] = round(accuracy.ap, 4) if accuracy else 0.0
-        row["photos"] = len(scenes)
-        row["persons_a_photo"] = round(float(np.mean([len(scene.persons) for scene in scenes])), 1)
+        row["photos"] = len(samples)
+        row["persons_a_photo"] = round(float(np.mean([len(sample.persons) for sample in samples])), 1)
         row["found_a_photo"] = round(float(np.mean([len(each[1]) for each in found])), 1)
     return rows
 
 
-def _jpeg(scene: Scene, folder: Path) -> str:
+def _jpeg(sample: Sample, folder: Path) -> str:
     """The photo as a JPEG, as cameras and clients send it."""
-    path = folder / f"{scene.id}.jpg"
+    path = folder / f"{sample.id}.jpg"
     if not path.exists():
-        cv2.imwrite(str(path), scene.image(), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(path), sample.image(), [cv2.IMWRITE_JPEG_QUALITY, 95])
     return str(path)
 
 
@@ -182,13 +182,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--alone", action="store_true", help="ours only")
     chosen = parser.parse_args(arguments)
-    scenes = [
-        scene for scene in read_data(chosen.data, "val") if scene.source == "coco" and scene.boxes_complete
+    samples = [
+        sample
+        for sample in read_data(chosen.data, "val")
+        if sample.source == "coco" and sample.boxes_complete
     ]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one processor, for MediaPipe's process too
     wanted = Options()
     with tempfile.TemporaryDirectory() as folder, opened(chosen, wanted) as systems:
-        rows = measure(systems, choose(scenes, chosen.photos), Path(folder), chosen.rounds)
+        rows = measure(systems, choose(samples, chosen.photos), Path(folder), chosen.rounds)
     write(chosen.out, chosen.rounds, rows, min_score=wanted.min_score)
 
 

@@ -19,32 +19,32 @@ from model.evaluate import MAX_PERSONS, detect, estimate, is_labelled
 from model.metrics import Scored, keypoint_accuracy
 from model.pose_dataset import read_data
 from model.predictors import load_detector, load_pose
-from model.scenes import Scene, kept_apart
+from model.samples import Sample, kept_apart
 from tests.support.service import Service
 
 NOBODY: Scored = np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32)
 OURS = ["LGM-Person + LGM-Pose", str(WEIGHTS / "detector.onnx"), str(WEIGHTS / "pose.onnx")]
 
 
-def served(detector: str, pose: str, scenes: Sequence[Scene]) -> tuple[list[Scored], float]:
+def served(detector: str, pose: str, samples: Sequence[Sample]) -> tuple[list[Scored], float]:
     """Poses (N, K, 3) and scores (N,) of each photo from a service of the networks; its CPU milliseconds a
     photo, at the default `min_score`."""
     service = Service(detector=detector, pose=pose)
     try:
         with httpx.Client(base_url=service.url, timeout=60) as client:
-            poses = [found(client, scene, min_score=0, max_persons=MAX_PERSONS) for scene in scenes]
+            poses = [found(client, sample, min_score=0, max_persons=MAX_PERSONS) for sample in samples]
             before = cpu_seconds(service)
-            for scene in scenes:
-                found(client, scene)
-            return poses, 1000 * (cpu_seconds(service) - before) / len(scenes)
+            for sample in samples:
+                found(client, sample)
+            return poses, 1000 * (cpu_seconds(service) - before) / len(samples)
     finally:
         service.close()
 
 
-def found(client: httpx.Client, scene: Scene, **options: float) -> Scored:
+def found(client: httpx.Client, sample: Sample, **options: float) -> Scored:
     """Poses (N, K, 3) and scores (N,) that a service finds in a photo."""
     headers = {"content-type": "image/webp"}
-    answer = client.post("/v1/poses", params=options, content=scene.read(), headers=headers)
+    answer = client.post("/v1/poses", params=options, content=sample.read(), headers=headers)
     (result,) = answer.raise_for_status().json()["results"]
     persons = result["persons"]
     if not persons:
@@ -60,19 +60,19 @@ def cpu_seconds(service: Service) -> float:
     return float(times.user + times.system)
 
 
-def evaluated(detector: str, pose: str, scenes: Sequence[Scene]) -> list[Scored]:
+def evaluated(detector: str, pose: str, samples: Sequence[Sample]) -> list[Scored]:
     """The same as `model.evaluate` computes it."""
-    found = detect(load_detector(Path(detector)), scenes)
-    return estimate(load_pose(Path(pose)), scenes, found)
+    found = detect(load_detector(Path(detector)), samples)
+    return estimate(load_pose(Path(pose)), samples, found)
 
 
-def measure(pairs: Sequence[Sequence[str]], scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+def measure(pairs: Sequence[Sequence[str]], samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """A row for each pair of name, detector file and pose file."""
     rows = []
     for name, detector, pose in pairs:
-        poses, milliseconds = served(detector, pose, scenes)
-        over_rest = keypoint_accuracy(scenes, poses)
-        in_process = keypoint_accuracy(scenes, evaluated(detector, pose, scenes))
+        poses, milliseconds = served(detector, pose, samples)
+        over_rest = keypoint_accuracy(samples, poses)
+        in_process = keypoint_accuracy(samples, evaluated(detector, pose, samples))
         row = {
             "networks": name,
             "ap_served": round(over_rest.ap, 4),
@@ -95,12 +95,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parse(arguments)
-    scenes = [
-        scene
-        for scene in read_data(chosen.data, "val")
-        if scene.source == "coco" and scene.boxes_complete and is_labelled(scene) and not kept_apart(scene)
+    samples = [
+        sample
+        for sample in read_data(chosen.data, "val")
+        if sample.source == "coco"
+        and sample.boxes_complete
+        and is_labelled(sample)
+        and not kept_apart(sample)
     ]
-    write(chosen.out, 1, measure(chosen.pair or [OURS], scenes))
+    write(chosen.out, 1, measure(chosen.pair or [OURS], samples))
 
 
 if __name__ == "__main__":

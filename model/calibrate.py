@@ -24,7 +24,7 @@ from model.keypoints import keypoint_score
 from model.metrics import Scored
 from model.pose_dataset import read_data
 from model.predictors import PosePredictor, load_pose, torch_detector
-from model.scenes import PersonLabel, Scene, kept_apart
+from model.samples import PersonAnnotation, Sample, kept_apart
 
 #: IoU with a person's box from which a box has found that person.
 FOUND_IOU = 0.5
@@ -50,7 +50,7 @@ class Calibration:
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def found(boxes: Floats, persons: Sequence[PersonLabel]) -> tuple[Bools, Bools]:
+def found(boxes: Floats, persons: Sequence[PersonAnnotation]) -> tuple[Bools, Bools]:
     """Bool (N,): which boxes (N, 4), sorted by descending score, are the first to find a person; and bool
     (N,): which boxes count. Boxes of a crowd that find no person do not count.
     """
@@ -105,13 +105,13 @@ def calibrated(network: detector.PersonDetector, calibration: Calibration) -> de
     return network
 
 
-def margin(pose: PosePredictor, scenes: Sequence[Scene], detected: Sequence[Scored]) -> float:
+def margin(pose: PosePredictor, samples: Sequence[Sample], detected: Sequence[Scored]) -> float:
     """1 divided by the BELOW_CEILING quantile of the keypoint scores of the found persons."""
     scores: list[float] = []
-    for scene, (boxes, _) in zip(tqdm(scenes, "keypoints", unit="photo"), detected, strict=True):
-        hits, _ = found(boxes, scene.persons)
+    for sample, (boxes, _) in zip(tqdm(samples, "keypoints", unit="photo"), detected, strict=True):
+        hits, _ = found(boxes, sample.persons)
         if hits.any():
-            (keypoints,) = pose.estimate([scene.image()], [boxes[hits]])
+            (keypoints,) = pose.estimate([sample.image()], [boxes[hits]])
             scores += keypoint_score(keypoints[:, :, 2]).tolist()
     return 1 / max(float(np.quantile(scores, BELOW_CEILING)), 1e-3) if scores else 1.0
 
@@ -140,19 +140,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
     parser.add_argument("--size", type=int, default=384, help="side of the input, as it is exported")
     options = parser.parse_args(arguments)
-    scenes = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
+    samples = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
     network = detector.resized(detector.load(options.weights), (options.size, options.size))
-    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), scenes)
-    pairs = [found(boxes, scene.persons) for (boxes, _), scene in zip(detected, scenes, strict=True)]
+    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), samples)
+    pairs = [found(boxes, sample.persons) for (boxes, _), sample in zip(detected, samples, strict=True)]
     hits = np.concatenate([h[c] for h, c in pairs])
     scores = np.concatenate([s[c] for (_, s), (_, c) in zip(detected, pairs, strict=True)])
-    persons = sum(not person.crowd for scene in scenes for person in scene.persons)
+    persons = sum(not person.crowd for sample in samples for person in sample.persons)
     calibration = fit(scores, hits, persons)
-    print(f"{len(scenes)} photos, {persons} persons: {calibration}")
+    print(f"{len(samples)} photos, {persons} persons: {calibration}")
     print(reliability(calibration.chance(scores), hits))
     likely = [calibration.chance(scores) > 0.5 for _, scores in detected]
     clear = [(boxes[sure], scores[sure]) for (boxes, scores), sure in zip(detected, likely, strict=True)]
-    box_margin = margin(load_pose(options.pose), scenes, clear)
+    box_margin = margin(load_pose(options.pose), samples, clear)
     print(f"margin {box_margin:.3f}")
     network = calibrated(detector.load(options.weights), calibration)
     network.config = replace(network.config, box_margin=round(box_margin, 3))

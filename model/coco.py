@@ -4,22 +4,22 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from model.scenes import PersonLabel, Scene, person_label
+from model.samples import PersonAnnotation, Sample, person_annotation
 
 
-def read_coco(root: Path, split: str) -> list[Scene]:
-    """Scenes of split "train" or "val" of COCO 2017, including photos without persons.
+def read_coco(root: Path, split: str) -> list[Sample]:
+    """Samples of split "train" or "val" of COCO 2017, including photos without persons.
 
     root holds `annotations/person_keypoints_{split}2017.json` and the photos in `{split}2017/`.
     Raises FileNotFoundError if the annotations are missing. Reading a missing photo raises it too.
     """
     year_split = f"{split}2017"
     coco = json.loads((root / "annotations" / f"person_keypoints_{year_split}.json").read_text())
-    persons: dict[int, list[PersonLabel]] = defaultdict(list)
+    persons: dict[int, list[PersonAnnotation]] = defaultdict(list)
     for annotation in coco["annotations"]:
-        persons[annotation["image_id"]].append(person_label(annotation))
+        persons[annotation["image_id"]].append(person_annotation(annotation))
     return [
-        Scene(
+        Sample(
             id=image["id"],
             source="coco",
             split=split,

@@ -10,7 +10,7 @@ from model import augment
 from model.detector import LETTERBOX_FILL
 from model.geometry import letterbox
 from model.packed import PackedImages, pack_images
-from model.scenes import EVERYDAY, Scene
+from model.samples import EVERYDAY, Sample
 
 CANVAS = 384, 384  # height, width
 
@@ -34,10 +34,10 @@ SOURCE_WEIGHT = {
 SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 2.0)
 
 
-def pack(scenes: Sequence[Scene], folder: Path) -> None:
+def pack(samples: Sequence[Sample], folder: Path) -> None:
     """Write the letterboxed photos into `folder`, completely or not at all."""
-    images = (letterbox(scene.image(), CANVAS, LETTERBOX_FILL)[0] for scene in scenes)
-    pack_images(folder, images, [scene.source for scene in scenes], CANVAS, "photo")
+    images = (letterbox(sample.image(), CANVAS, LETTERBOX_FILL)[0] for sample in samples)
+    pack_images(folder, images, [sample.source for sample in samples], CANVAS, "photo")
 
 
 class Canvases:

@@ -28,7 +28,7 @@ from model.keypoints import keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
-from model.scenes import PersonLabel, Scene, kept_apart
+from model.samples import PersonAnnotation, Sample, kept_apart
 from model.topdown import Detector
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -49,70 +49,72 @@ PAIRS = (
 )
 
 
-def pose_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> Accuracy:
+def pose_accuracy(predictor: PosePredictor, samples: Sequence[Sample]) -> Accuracy:
     """Keypoint AP where the box of each person is given.
 
     It uses every labelled person of the photos with labelled keypoints. The score of a pose is the mean of
     its keypoint scores.
     """
-    labelled = [scene for scene in scenes if is_labelled(scene)]
+    labelled = [sample for sample in samples if is_labelled(sample)]
     poses = []
-    for scene in tqdm(labelled, "keypoints", unit="photo"):
-        boxes = np.stack([person.box for person in scene.persons if has_keypoints(person)])
-        (keypoints,) = predictor.estimate([scene.image()], [boxes])
+    for sample in tqdm(labelled, "keypoints", unit="photo"):
+        boxes = np.stack([person.box for person in sample.persons if has_keypoints(person)])
+        (keypoints,) = predictor.estimate([sample.image()], [boxes])
         poses.append((keypoints, keypoints[:, :, 2].mean(1)))
     return keypoint_accuracy(labelled, poses)
 
 
-def is_labelled(scene: Scene) -> bool:
+def is_labelled(sample: Sample) -> bool:
     """Whether the photo has human keypoint labels."""
-    return any(map(has_keypoints, scene.persons))
+    return any(map(has_keypoints, sample.persons))
 
 
-def detect(predictor: PersonPredictor, scenes: Sequence[Scene]) -> list[Scored]:
+def detect(predictor: PersonPredictor, samples: Sequence[Sample]) -> list[Scored]:
     """The boxes and scores that a detector finds in each photo."""
-    return [predictor.detect([scene.image()])[0] for scene in tqdm(scenes, "persons", unit="photo")]
+    return [predictor.detect([sample.image()])[0] for sample in tqdm(samples, "persons", unit="photo")]
 
 
-def person_accuracy(predictor: PersonPredictor, scenes: Sequence[Scene]) -> Accuracy:
+def person_accuracy(predictor: PersonPredictor, samples: Sequence[Sample]) -> Accuracy:
     """Person box AP on the labelled photos with complete boxes; crowds are ignored."""
-    complete = [scene for scene in scenes if scene.boxes_complete and is_labelled(scene)]
+    complete = [sample for sample in samples if sample.boxes_complete and is_labelled(sample)]
     return box_accuracy(complete, detect(predictor, complete))
 
 
-def estimate(predictor: PosePredictor, scenes: Sequence[Scene], detections: Sequence[Scored]) -> list[Scored]:
-    """Poses in detected boxes; detections[i] are boxes and scores of scenes[i], sorted by descending score.
+def estimate(
+    predictor: PosePredictor, samples: Sequence[Sample], detections: Sequence[Scored]
+) -> list[Scored]:
+    """Poses in detected boxes; detections[i] are boxes and scores of samples[i], sorted by descending score.
 
     The score of a pose is that of its box times that of its keypoints.
     """
     poses = []
-    for scene, (boxes, scores) in zip(tqdm(scenes, "both", unit="photo"), detections, strict=True):
+    for sample, (boxes, scores) in zip(tqdm(samples, "both", unit="photo"), detections, strict=True):
         boxes, scores = boxes[:MAX_PERSONS], scores[:MAX_PERSONS]
         keypoints = np.zeros((0, 17, 3), np.float32)
         if len(boxes):
-            (keypoints,) = predictor.estimate([scene.image()], [boxes])
+            (keypoints,) = predictor.estimate([sample.image()], [boxes])
         poses.append((keypoints, scores * keypoint_score(keypoints[:, :, 2])))
     return poses
 
 
-def pckh_accuracy(predictor: PosePredictor, scenes: Sequence[Scene]) -> dict[str, float]:
+def pckh_accuracy(predictor: PosePredictor, samples: Sequence[Sample]) -> dict[str, float]:
     """PCKh@0.5 of each joint group and their mean on MPII's photos; the box of each person is given."""
-    persons: list[PersonLabel] = []
+    persons: list[PersonAnnotation] = []
     keypoints: list[Floats] = []
-    for scene in tqdm(scenes, "joints", unit="photo"):
-        persons += scene.persons
-        keypoints += predictor.estimate([scene.image()], [np.stack([p.box for p in scene.persons])])
-    return pckh(persons, np.concatenate(keypoints)) | {"persons": len(persons), "images": len(scenes)}
+    for sample in tqdm(samples, "joints", unit="photo"):
+        persons += sample.persons
+        keypoints += predictor.estimate([sample.image()], [np.stack([p.box for p in sample.persons])])
+    return pckh(persons, np.concatenate(keypoints)) | {"persons": len(persons), "images": len(samples)}
 
 
 def compare(
-    poses: dict[str, PosePredictor], detectors: dict[str, PersonPredictor], scenes: Sequence[Scene]
+    poses: dict[str, PosePredictor], detectors: dict[str, PersonPredictor], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     """One record for each row of the table: task, networks and accuracy."""
     given = [
-        _row("keypoints, boxes given", name, pose_accuracy(pose, scenes)) for name, pose in poses.items()
+        _row("keypoints, boxes given", name, pose_accuracy(pose, samples)) for name, pose in poses.items()
     ]
-    complete = [scene for scene in scenes if scene.boxes_complete]
+    complete = [sample for sample in samples if sample.boxes_complete]
     boxes = {name: detect(detector, complete) for name, detector in detectors.items()}
     both = {
         f"{detector} + {pose}": estimate(poses[pose], complete, boxes[detector])
@@ -125,7 +127,7 @@ def compare(
     as_served = _rows("keypoints, as served", keypoint_accuracy, complete, {"ours + ours": answers})
     for row in as_served:
         every = row["images"] == len(complete)
-        chosen = [i for i, scene in enumerate(complete) if every or is_labelled(scene)]
+        chosen = [i for i, sample in enumerate(complete) if every or is_labelled(sample)]
         row["boxes_a_photo"] = sum(looked_at[i] for i in chosen) / len(chosen)
         row["persons_a_photo"] = sum(len(answers[i][1]) for i in chosen) / len(chosen)
     return [
@@ -154,15 +156,15 @@ def served(
 
 def _rows(
     task: str,
-    accuracy: Callable[[Sequence[Scene], Sequence[Scored]], Accuracy],
-    scenes: Sequence[Scene],
+    accuracy: Callable[[Sequence[Sample], Sequence[Scored]], Accuracy],
+    samples: Sequence[Sample],
     predictions: dict[str, list[Scored]],
 ) -> list[dict[str, Any]]:
-    """Rows for the labelled photos among the scenes, then rows for all of them, if there are any."""
-    labelled = [index for index, scene in enumerate(scenes) if is_labelled(scene)]
+    """Rows for the labelled photos among the samples, then rows for all of them, if there are any."""
+    labelled = [index for index, sample in enumerate(samples) if is_labelled(sample)]
     return [
-        _row(title, name, accuracy([scenes[i] for i in chosen], [found[i] for i in chosen]))
-        for title, chosen in ((task, labelled), (f"{task}, all photos", range(len(scenes))))
+        _row(title, name, accuracy([samples[i] for i in chosen], [found[i] for i in chosen]))
+        for title, chosen in ((task, labelled), (f"{task}, all photos", range(len(samples))))
         if chosen
         for name, found in predictions.items()
     ]
@@ -210,12 +212,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the table for the options. Raises ValueError if no photo matches them."""
     read = read_data(options.data, options.split)
-    scenes = [s for s in read if s.source == options.source and kept_apart(s) == options.decide]
-    if not scenes:
+    samples = [s for s in read if s.source == options.source and kept_apart(s) == options.decide]
+    if not samples:
         raise ValueError(f"no photos of split {options.split!r}, source {options.source!r} in {options.data}")
     if options.source == "mpii":
         pose = load_pose(options.pose, dark=options.dark, flip=options.flip)
-        return [{"network": "ours", **pckh_accuracy(pose, scenes)}]
+        return [{"network": "ours", **pckh_accuracy(pose, samples)}]
     poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, flip=options.flip)}
     detectors: dict[str, Detector] = {"ours": load_detector(options.detector)}
     if options.peers:
@@ -223,7 +225,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         poses["MoveNet Lightning"] = MoveNetLightning(options.peers)
         detectors |= {"PicoDet-S": picodet(options.peers), "RTMDet-nano": rtmdet(options.peers)}
     every = {name: replace(each, min_score=MIN_BOX_SCORE) for name, each in detectors.items()}
-    return compare(poses, dict[str, PersonPredictor](every), scenes)
+    return compare(poses, dict[str, PersonPredictor](every), samples)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
 from model.geometry import Floats
 from model.keypoints import OKS_SIGMAS
-from model.scenes import PersonLabel, Scene
+from model.samples import PersonAnnotation, Sample
 
 #: Predictions of one photo: values (N, ...) and scores (N,).
 Scored = tuple[Floats, Floats]
@@ -44,13 +44,13 @@ class Accuracy:
     images: int
 
 
-def has_keypoints(person: PersonLabel) -> bool:
+def has_keypoints(person: PersonAnnotation) -> bool:
     """Whether the person counts for keypoints: it is not a crowd and has at least one label."""
     return not person.crowd and bool(person.keypoints[:, 2].any())
 
 
-def keypoint_accuracy(scenes: Sequence[Scene], poses: Sequence[Scored]) -> Accuracy:
-    """AP and AR by OKS; poses[i] are keypoints (N, 17, 3) in pixels of scenes[i].image(), and scores (N,).
+def keypoint_accuracy(samples: Sequence[Sample], poses: Sequence[Scored]) -> Accuracy:
+    """AP and AR by OKS; poses[i] are keypoints (N, 17, 3) in pixels of samples[i].image(), and scores (N,).
 
     Source: https://cocodataset.org/#keypoints-eval; at most 20 poses a photo.
     """
@@ -59,12 +59,12 @@ def keypoint_accuracy(scenes: Sequence[Scene], poses: Sequence[Scored]) -> Accur
         for image, scored in enumerate(poses, 1)
         for keypoints, score in zip(*scored, strict=True)
     ]
-    persons = sum(has_keypoints(person) for scene in scenes for person in scene.persons)
-    return _accuracy(scenes, results, "keypoints", persons)
+    persons = sum(has_keypoints(person) for sample in samples for person in sample.persons)
+    return _accuracy(samples, results, "keypoints", persons)
 
 
-def box_accuracy(scenes: Sequence[Scene], boxes: Sequence[Scored]) -> Accuracy:
-    """AP and AR by IoU; boxes[i] are x1, y1, x2, y2 (N, 4) in pixels of scenes[i].image(), and scores (N,).
+def box_accuracy(samples: Sequence[Sample], boxes: Sequence[Scored]) -> Accuracy:
+    """AP and AR by IoU; boxes[i] are x1, y1, x2, y2 (N, 4) in pixels of samples[i].image(), and scores (N,).
 
     Source: https://cocodataset.org/#detection-eval; at most 100 boxes a photo.
     """
@@ -73,12 +73,12 @@ def box_accuracy(scenes: Sequence[Scene], boxes: Sequence[Scored]) -> Accuracy:
         for image, scored in enumerate(boxes, 1)
         for box, score in zip(*scored, strict=True)
     ]
-    persons = sum(not person.crowd for scene in scenes for person in scene.persons)
-    return _accuracy(scenes, results, "bbox", persons)
+    persons = sum(not person.crowd for sample in samples for person in sample.persons)
+    return _accuracy(samples, results, "bbox", persons)
 
 
-def _accuracy(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str, persons: int) -> Accuracy:
-    truth = COCO(ground_truth(scenes))
+def _accuracy(samples: Sequence[Sample], results: list[dict[str, Any]], kind: str, persons: int) -> Accuracy:
+    truth = COCO(ground_truth(samples))
     evaluation = COCOeval_faster(truth, truth.loadRes(results), kind, kpt_oks_sigmas=list(OKS_SIGMAS))
     evaluation.run()
     stats = evaluation.stats_as_dict
@@ -90,15 +90,15 @@ def _accuracy(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str,
         ap_large=stats["AP_large"],
         ar=stats["AR_all" if kind == "keypoints" else "AR_third"],  # boxes: of 1, 10 and 100, the last
         persons=persons,
-        images=len(scenes),
+        images=len(samples),
     )
 
 
-def ground_truth(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """The labels in COCO's format; the image_id of scenes[i] is i + 1."""
-    labels = [(image, person) for image, scene in enumerate(scenes, 1) for person in scene.persons]
+def ground_truth(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The labels in COCO's format; the image_id of samples[i] is i + 1."""
+    labels = [(image, person) for image, sample in enumerate(samples, 1) for person in sample.persons]
     return {
-        "images": [{"id": image} for image in range(1, len(scenes) + 1)],
+        "images": [{"id": image} for image in range(1, len(samples) + 1)],
         "categories": [{"id": 1, "name": "person"}],
         "annotations": [
             {
@@ -121,7 +121,7 @@ def _xywh(box: Floats) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def pckh(persons: Sequence[PersonLabel], keypoints: Floats, threshold: float = 0.5) -> dict[str, float]:
+def pckh(persons: Sequence[PersonAnnotation], keypoints: Floats, threshold: float = 0.5) -> dict[str, float]:
     """PCKh of each joint group and their "mean": shares within `threshold` head sizes, in [0, 1].
 
     persons: MPII's, with head size; keypoints: float32 (P, 16, 3), one pose for each of the P persons, x

@@ -8,14 +8,14 @@ from scipy.io import loadmat
 
 from model.geometry import Floats
 from model.keypoints import MPII
-from model.scenes import PersonLabel, Scene
+from model.samples import PersonAnnotation, Sample
 
 #: One video in this number is held out: frames of one video are similar and must be in the same split.
 HOLD_OUT = 10
 
 
-def read_mpii(root: Path, split: str) -> list[Scene]:
-    """Scenes of split "train" or "val": photos with labelled persons, whose 16 joints are those of MPII in
+def read_mpii(root: Path, split: str) -> list[Sample]:
+    """Samples of split "train" or "val": photos with labelled persons, whose 16 joints are those of MPII in
     model.keypoints.
 
     root holds `mpii_human_pose_v1_u12_1.mat` and the photos in `images/`. Both splits are from the
@@ -28,12 +28,12 @@ def read_mpii(root: Path, split: str) -> list[Scene]:
     path = str(root / "mpii_human_pose_v1_u12_1.mat")  # of a Path, scipy hides that it is missing
     release = loadmat(path, simplify_cells=True)["RELEASE"]
     training = np.atleast_1d(release["img_train"])
-    scenes = (
-        _scene(root, index, photo, split)
+    samples = (
+        _sample(root, index, photo, split)
         for index, photo in enumerate(_structs(release["annolist"]))
         if training[index] and _is_held_out(photo) == (split == "val")
     )
-    return [scene for scene in scenes if scene.persons]
+    return [sample for sample in samples if sample.persons]
 
 
 def _structs(value: Any) -> list[dict[str, Any]]:
@@ -46,9 +46,9 @@ def _is_held_out(photo: dict[str, Any]) -> bool:
     return np.size(video) == 1 and int(video) % HOLD_OUT == 0
 
 
-def _scene(root: Path, index: int, photo: dict[str, Any], split: str) -> Scene:
+def _sample(root: Path, index: int, photo: dict[str, Any], split: str) -> Sample:
     labels = (_person(index * 100 + n, rect) for n, rect in enumerate(_structs(photo["annorect"]), 1))
-    return Scene(
+    return Sample(
         id=index,
         source="mpii",
         split=split,
@@ -58,7 +58,7 @@ def _scene(root: Path, index: int, photo: dict[str, Any], split: str) -> Scene:
     )
 
 
-def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
+def _person(person_id: int, rect: dict[str, Any]) -> PersonAnnotation | None:
     """The label of a person, None if joints or position are missing.
 
     The box is a square of 200 * scale pixels around the centre, moved down by 15 * scale to include the
@@ -72,7 +72,7 @@ def _person(person_id: int, rect: dict[str, Any]) -> PersonLabel | None:
     scale = float(rect["scale"])
     x, y = float(position["x"]) - 1, float(position["y"]) - 1 + 15 * scale
     half = 100 * scale
-    return PersonLabel(
+    return PersonAnnotation(
         id=person_id,
         box=np.array([x - half, y - half, x + half, y + half], np.float32),
         keypoints=keypoints,

@@ -16,7 +16,7 @@ from model.geometry import Floats, Pixels, box_to_affine, crop, transform
 from model.lgmpose import CROP_PADDING, HEATMAP_STRIDE
 from model.mpii import read_mpii
 from model.packed import PackedImages, is_packed, pack_images
-from model.scenes import EVERYDAY, FIXED_CAMERA, PersonLabel, Scene, kept_apart, read_shards
+from model.samples import EVERYDAY, FIXED_CAMERA, PersonAnnotation, Sample, kept_apart, read_shards
 
 CACHE_SIZE = 320, 240  # height, width of a cached crop
 CACHE_PADDING = 1.6  # margin for shift, rotation and zoom, compared with CROP_PADDING
@@ -51,11 +51,11 @@ SOURCE_WEIGHT |= dict.fromkeys(EVERYDAY, 3.0)
 SOURCE_WEIGHT |= dict.fromkeys(FIXED_CAMERA, 0.6)
 
 
-def read_data(root: Path, split: str) -> list[Scene]:
-    """Scenes of a folder of shards, of COCO or of MPII. Raises FileNotFoundError for other folders."""
+def read_data(root: Path, split: str) -> list[Sample]:
+    """Samples of a folder of shards, of COCO or of MPII. Raises FileNotFoundError for other folders."""
     match layout(root):
         case "shards":
-            return [scene for scene in read_shards(sorted(root.glob("*.tar"))) if scene.split == split]
+            return [sample for sample in read_shards(sorted(root.glob("*.tar"))) if sample.split == split]
         case "coco":
             return read_coco(root, split)
         case "mpii":
@@ -73,7 +73,7 @@ def layout(root: Path) -> Literal["shards", "coco", "mpii"]:
     raise FileNotFoundError(f"{root} holds neither *.tar shards nor COCO nor MPII")
 
 
-def prepare(data: str, cache: Path, pack: Callable[[Sequence[Scene], Path], None]) -> list[Path]:
+def prepare(data: str, cache: Path, pack: Callable[[Sequence[Sample], Path], None]) -> list[Path]:
     """The packed training photos of the comma-separated folders `data`; packs them if necessary.
 
     Those of the first folder are in `cache`, those of the others next to it, under their names. Photos that
@@ -83,11 +83,11 @@ def prepare(data: str, cache: Path, pack: Callable[[Sequence[Scene], Path], None
     packs = {cache: first} | {cache.with_name(f"{cache.name}-{root.name}"): root for root in others}
     for folder, root in packs.items():
         if not is_packed(folder):
-            pack([scene for scene in read_data(root, "train") if not kept_apart(scene)], folder)
+            pack([sample for sample in read_data(root, "train") if not kept_apart(sample)], folder)
     return list(packs)
 
 
-def targets(person: PersonLabel) -> tuple[Floats, Floats]:
+def targets(person: PersonAnnotation) -> tuple[Floats, Floats]:
     """Target points float32 (K, 2) in image pixels, and their weights float32 (K,).
 
     Human labels have weight 1; other joints use the teacher's points, weighted by their score. A joint with a
@@ -103,16 +103,16 @@ def targets(person: PersonLabel) -> tuple[Floats, Floats]:
     return points.astype(np.float32), weights.astype(np.float32)
 
 
-def usable(person: PersonLabel) -> bool:
+def usable(person: PersonAnnotation) -> bool:
     """Whether the person has enough labelled joints and enough pixels."""
     known = (person.keypoints[:, 2] > 0) | (person.teacher[:, 2] > 0.3)
     least = 3 if (person.keypoints[:, 2] > 0).any() else 6
     return not person.crowd and int(known.sum()) >= least and float(person.box[3] - person.box[1]) >= 32
 
 
-def pack(scenes: Sequence[Scene], folder: Path) -> None:
+def pack(samples: Sequence[Sample], folder: Path) -> None:
     """Write the crops and targets of all usable persons into `folder`, completely or not at all."""
-    persons = [(scene, person) for scene in scenes for person in scene.persons if usable(person)]
+    persons = [(sample, person) for sample in samples for person in sample.persons if usable(person)]
     affines = [box_to_affine(person.box, CACHE_SIZE, CACHE_PADDING) for _, person in persons]
     folder.mkdir(parents=True, exist_ok=True)
     points, weights = zip(*(targets(person) for _, person in persons), strict=True)
@@ -121,16 +121,16 @@ def pack(scenes: Sequence[Scene], folder: Path) -> None:
         for xy, affine in zip(points, affines, strict=True)
     ]
     np.savez(folder / "targets.npz", points=np.stack(moved), weights=np.stack(weights))
-    scenes_of = [scene for scene, _ in persons]
+    samples_of = [sample for sample, _ in persons]
     images = (
-        crop(image, affine, CACHE_SIZE) for image, affine in zip(_decoded(scenes_of), affines, strict=True)
+        crop(image, affine, CACHE_SIZE) for image, affine in zip(_decoded(samples_of), affines, strict=True)
     )
-    pack_images(folder, images, [scene.source for scene in scenes_of], CACHE_SIZE, "person")
+    pack_images(folder, images, [sample.source for sample in samples_of], CACHE_SIZE, "person")
 
 
-def _decoded(scenes: Iterable[Scene]) -> Iterator[Pixels]:
-    """The image of each scene; consecutive equal scenes are decoded once."""
-    for _, same in groupby(scenes, key=id):
+def _decoded(samples: Iterable[Sample]) -> Iterator[Pixels]:
+    """The image of each sample; consecutive equal samples are decoded once."""
+    for _, same in groupby(samples, key=id):
         first = next(same)
         image = first.image()
         yield from (image for _ in chain([first], same))

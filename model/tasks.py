@@ -13,7 +13,7 @@ from model.evaluate import person_accuracy, pose_accuracy
 from model.loss import distillation_loss, heatmap_loss
 from model.pose_dataset import PersonCrops, pack, prepare, read_data
 from model.predictors import torch_detector, torch_pose
-from model.scenes import Scene, kept_apart
+from model.samples import Sample, kept_apart
 
 
 class Task(Protocol):
@@ -111,14 +111,14 @@ def half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def validation_scenes(data: str) -> list[Scene]:
+def validation_scenes(data: str) -> list[Sample]:
     """The photos for validation during training, of the first folder: those kept apart, if any."""
-    scenes = read_data(Path(data.split(",")[0]), "val")
-    return [scene for scene in scenes if kept_apart(scene)] or scenes
+    samples = read_data(Path(data.split(",")[0]), "val")
+    return [sample for sample in samples if kept_apart(sample)] or samples
 
 
 def start(network: Any, config: Any) -> Any:
-    """The network with the weights of config.init, channels last; the first layers of the backbone are frozen.
+    """The network with the weights of config.init, channels last, first layers of the backbone frozen.
 
     Raises KeyError or RuntimeError when the file does not fit the network.
     """

@@ -29,9 +29,9 @@ def photos(options: argparse.Namespace) -> Iterator[Pixels]:
     for path in options.photos:
         yield np.asarray(cv2.imread(str(path)), np.uint8)
     if not options.photos:
-        scenes = [s for s in read_data(options.data, "val") if s.source == options.source and s.persons]
-        for index in np.linspace(0, len(scenes) - 1, min(options.count, len(scenes))).astype(int):
-            yield scenes[index].image()
+        samples = [s for s in read_data(options.data, "val") if s.source == options.source and s.persons]
+        for index in np.linspace(0, len(samples) - 1, min(options.count, len(samples))).astype(int):
+            yield samples[index].image()
 
 
 def tile(pipeline: Pipeline, image: Pixels, min_score: float) -> Pixels:

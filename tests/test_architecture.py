@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
 MODEL_ROOMS = {
     "model": {"keypoints", "geometry", "artefact", "topdown"},
     "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse", "export"},
-    "model.data": {"scenes", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
+    "model.data": {"samples", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
     "model.evaluation": {"metrics", "predictors", "baselines", "evaluate", "calibrate"},
     "model.training": {"curves", "distil", "loss", "muon", "tasks", "train"},
     "model.adopt": {

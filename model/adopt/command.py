@@ -82,12 +82,12 @@ def choose(
     plans = []
     for family in [FAMILIES[choices.family]] if choices.family else FAMILIES.values():
         preprocessing = replace(family.preprocessing, **choices.preprocessing)
-        sample = published.sample(preprocessing(image))
-        if (decode := family.plan(sample)) is not None:
-            plans.append((replace(family, preprocessing=preprocessing), decode, decode(sample.outputs)))
+        example = published.example(preprocessing(image))
+        if (decode := family.plan(example)) is not None:
+            plans.append((replace(family, preprocessing=preprocessing), decode, decode(example.outputs)))
     if not plans:
         wanted = choices.family or f"any family ({', '.join(FAMILIES)})"
-        outputs = ", ".join(f"{n} {s}" for n, s in zip(sample.names, sample.shapes, strict=True))
+        outputs = ", ".join(f"{n} {s}" for n, s in zip(example.names, example.shapes, strict=True))
         raise AdoptError(f"{published.path}: its outputs are not those of {wanted}: {outputs}")
     if len(plans) > 1:
         words = " ".join([published.path.name, *published.tensor_names()]).lower()

@@ -22,7 +22,7 @@ from model.adopt.arrays import (
     softmax,
     transpose,
 )
-from model.adopt.family import IMAGENET, IMAGENET_BGR, Decode, Family, Preprocessing, Sample
+from model.adopt.family import IMAGENET, IMAGENET_BGR, Decode, Example, Family, Preprocessing
 from model.geometry import Fit, Floats, Resize
 
 _STRIDES = 8, 16, 32
@@ -67,12 +67,12 @@ def _expected(bins: Array, count: int) -> Array:
     return reshape(matmul(shares, np.arange(count, dtype=np.float32)[:, None]), (0, -1, 4))
 
 
-def _rtmdet(sample: Sample) -> Decode | None:
+def _rtmdet(example: Example) -> Decode | None:
     """Maps (N, h, w, C + 4) of scores and distances in pixels, or (N, C, h, w) and (N, 4, h, w) as the head
     gives them; the points are the corners of the cells."""
-    maps = [shape for shape in sample.shapes if len(shape) == 4]
-    levels = [(-(-sample.size[0] // s), -(-sample.size[1] // s)) for s in _STRIDES]
-    if len(maps) != len(sample.shapes):
+    maps = [shape for shape in example.shapes if len(shape) == 4]
+    levels = [(-(-example.size[0] // s), -(-example.size[1] // s)) for s in _STRIDES]
+    if len(maps) != len(example.shapes):
         return None
     if [shape[1:3] for shape in maps] == levels and maps[0][3] > 4:
         apart = False
@@ -80,7 +80,7 @@ def _rtmdet(sample: Sample) -> Decode | None:
         apart = True
     else:
         return None
-    points, _ = grid(sample.size, _STRIDES, 0)
+    points, _ = grid(example.size, _STRIDES, 0)
     depth = maps[0][3] if not apart else maps[0][1] + 4
 
     def joined(outputs: Sequence[Array]) -> Array:
@@ -93,7 +93,7 @@ def _rtmdet(sample: Sample) -> Decode | None:
         ]
         return concat([concat(rows[:3], 1), concat(rows[3:], 1)], 2)
 
-    values = joined(sample.outputs)[0, :, : depth - 4]
+    values = joined(example.outputs)[0, :, : depth - 4]
     are_logits = bool(values.min() < 0 or values.max() > 1)
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -105,11 +105,11 @@ def _rtmdet(sample: Sample) -> Decode | None:
     return decode
 
 
-def _mmdeploy(sample: Sample) -> Decode | None:
+def _mmdeploy(example: Example) -> Decode | None:
     """`dets` (N, A, 5) of box and score after non-maximum suppression, `labels` (N, A)."""
-    if sorted(sample.names) != ["dets", "labels"]:
+    if sorted(example.names) != ["dets", "labels"]:
         return None
-    dets, labels = (sample.names.index(name) for name in ("dets", "labels"))
+    dets, labels = (example.names.index(name) for name in ("dets", "labels"))
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
         of_persons = reshape(is_zero(outputs[labels]), (0, -1, 1))
@@ -119,16 +119,16 @@ def _mmdeploy(sample: Sample) -> Decode | None:
     return decode
 
 
-def _yolox(sample: Sample) -> Decode | None:
+def _yolox(example: Example) -> Decode | None:
     """(N, A, 5 + C) of centre, size, objectness and class scores; in cells and logarithms unless decoded."""
-    match sample.shapes:
-        case [(1, cells, depth)] if cells == _cells(sample.size, _STRIDES) and depth - 5 in _LIKELY_CLASSES:
+    match example.shapes:
+        case [(1, cells, depth)] if cells == _cells(example.size, _STRIDES) and depth - 5 in _LIKELY_CLASSES:
             pass
         case _:
             return None
-    points, strides = grid(sample.size, _STRIDES, 0)
+    points, strides = grid(example.size, _STRIDES, 0)
     # decoded centres are in pixels, near the points; raw ones are a few cells at most
-    is_raw = float(np.abs(sample.outputs[0][0, :, :2]).mean()) < float(points.mean()) / 4
+    is_raw = float(np.abs(example.outputs[0][0, :, :2]).mean()) < float(points.mean()) / 4
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
         table = as_floats(outputs[0])
@@ -141,14 +141,14 @@ def _yolox(sample: Sample) -> Decode | None:
     return decode
 
 
-def _picodet(sample: Sample) -> Decode | None:
+def _picodet(example: Example) -> Decode | None:
     """As PaddleDetection exports it: four maps of scores and four of distributions without postprocessing;
     boxes (N, A, 4) and scores (N, C, A) with it; rows (M, 6) of class, score and box after suppression."""
     strides = (8, 16, 32, 64)
-    levels = [_cells(sample.size, [stride]) for stride in strides]
-    match sample.shapes:
+    levels = [_cells(example.size, [stride]) for stride in strides]
+    match example.shapes:
         case [*maps] if [shape[1] for shape in maps if len(shape) == 3] == levels * 2:
-            return _distributions(sample, strides, maps[-1][2] // 4)
+            return _distributions(example, strides, maps[-1][2] // 4)
         case [(1, boxes, 4), (1, _, scores)] if boxes == scores:
             return lambda outputs: (
                 as_floats(outputs[0]),
@@ -159,8 +159,8 @@ def _picodet(sample: Sample) -> Decode | None:
     return None
 
 
-def _distributions(sample: Sample, strides: Sequence[int], bins: int) -> Decode:
-    points, steps = grid(sample.size, strides, 0.5)
+def _distributions(example: Example, strides: Sequence[int], bins: int) -> Decode:
+    points, steps = grid(example.size, strides, 0.5)
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
         scores, sides = (concat([as_floats(x) for x in half], 1) for half in (outputs[:4], outputs[4:]))
@@ -174,22 +174,22 @@ def _rows(outputs: Sequence[Array]) -> tuple[Array, ...]:
     return part(table, 2, 2, 6), _column(table, 1) * is_zero(_column(table, 0))
 
 
-def _nanodet(sample: Sample) -> Decode | None:
+def _nanodet(example: Example) -> Decode | None:
     """(N, A, C + 4 (r + 1)) of class scores and distributions; the points are the middles of the cells on
     three levels, and their corners on the four of NanoDet-Plus."""
     bins = 8
-    match sample.shapes:
+    match example.shapes:
         case [(1, cells, depth)] if depth - 4 * bins in _LIKELY_CLASSES:
             pass
         case _:
             return None
     versions: dict[int, tuple[tuple[int, ...], float]] = {
-        _cells(sample.size, strides): (strides, offset)
+        _cells(example.size, strides): (strides, offset)
         for strides, offset in ((_STRIDES, 0.5), ((*_STRIDES, 64), 0.0))
     }
     if cells not in versions:
         return None
-    points, steps = grid(sample.size, *versions[cells])
+    points, steps = grid(example.size, *versions[cells])
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
         table = as_floats(outputs[0])
@@ -199,10 +199,10 @@ def _nanodet(sample: Sample) -> Decode | None:
     return decode
 
 
-def _yolov8(sample: Sample) -> Decode | None:
+def _yolov8(example: Example) -> Decode | None:
     """(N, 4 + C, A) of centre, size and class scores, in pixels."""
-    match sample.shapes:
-        case [(1, depth, cells)] if depth > 4 and cells == _cells(sample.size, _STRIDES):
+    match example.shapes:
+        case [(1, depth, cells)] if depth > 4 and cells == _cells(example.size, _STRIDES):
             pass
         case _:
             return None

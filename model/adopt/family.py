@@ -19,7 +19,7 @@ class AdoptError(ValueError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class Example:
     """Names and arrays (1, ...) of the outputs for one photo; size: (height, width) of the input."""
 
     size: tuple[int, int]
@@ -65,7 +65,7 @@ IMAGENET_BGR = Preprocessing(rgb=False, mean=(103.53, 116.28, 123.675), std=(57.
 class Family:
     """Networks of one published layout.
 
-    plan: how the outputs of a sample are decoded, None where they are not of this layout.
+    plan: how the outputs of an example are decoded, None where they are not of this layout.
     hints: words in names of the file and its tensors that speak for the family where several fit.
     """
 
@@ -73,6 +73,6 @@ class Family:
     task: Task
     project: str
     preprocessing: Preprocessing
-    plan: Callable[[Sample], Decode | None]
+    plan: Callable[[Example], Decode | None]
     hints: tuple[str, ...] = ()
     alignment: Alignment = Alignment.CENTRES

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from model.adopt.family import AdoptError, Sample
+from model.adopt.family import AdoptError, Example
 from model.geometry import Floats
 
 _BUILT_IN = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
@@ -39,9 +39,9 @@ class Published:
     outputs: tuple[str, ...]
     run: Callable[[Floats], tuple[npt.NDArray[Any], ...]]
 
-    def sample(self, image: Floats) -> Sample:
+    def example(self, image: Floats) -> Example:
         """What it gives for one input (1, 3, H, W)."""
-        return Sample(self.size, self.outputs, self.run(image))
+        return Example(self.size, self.outputs, self.run(image))
 
     def tensor_names(self) -> Iterator[str]:
         """The names of its tensors and nodes."""

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 from model.adopt.arrays import Array, as_floats
-from model.adopt.family import IMAGENET, Decode, Family, Sample
+from model.adopt.family import IMAGENET, Decode, Example, Family
 from model.geometry import Alignment
 
 
-def _heatmaps(sample: Sample) -> Decode | None:
+def _heatmaps(example: Example) -> Decode | None:
     """Heatmaps (N, K, h, w) whose stride divides the input; other outputs, such as peaks, are left out."""
-    height, width = sample.size
+    height, width = example.size
     found = [
         index
-        for index, shape in enumerate(sample.shapes)
+        for index, shape in enumerate(example.shapes)
         if len(shape) == 4
         and height % shape[2] == 0
         and (height // shape[2]) * shape[3] == width
@@ -27,10 +27,10 @@ def _heatmaps(sample: Sample) -> Decode | None:
     return decode
 
 
-def _simcc(sample: Sample) -> Decode | None:
+def _simcc(example: Example) -> Decode | None:
     """Classes of the columns (N, K, bins) and of the rows (N, K, bins), the same number of bins a pixel."""
-    height, width = sample.size
-    match sample.shapes:
+    height, width = example.size
+    match example.shapes:
         case [(1, first, columns), (1, second, rows)] if first == second and columns * height == rows * width:
             return lambda outputs: tuple(as_floats(each) for each in outputs)
     return None

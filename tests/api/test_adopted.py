@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import served_accuracy
-from model.scenes import read_shards
+from model.samples import read_shards
 from tests.model.adopt import published
 from tests.model.labelled import annotation, dotted, photo, write_photos
 from tests.support.networks import BOX
@@ -99,15 +99,15 @@ def test_accuracy_is_measured_over_rest(networks: dict[bool, Path], tmp_path: Pa
 def write_val(folder: Path, photos: int) -> None:
     """The first labelled validation photos with complete boxes, as the benchmark reads them."""
     records, labels = [], []
-    for scene in read_shards([VAL]):
-        if scene.source != "coco" or not scene.boxes_complete or not 0 < len(scene.persons) < 4:
+    for sample in read_shards([VAL]):
+        if sample.source != "coco" or not sample.boxes_complete or not 0 < len(sample.persons) < 4:
             continue
-        records.append(photo(10**6 + scene.id, encode(scene.image(), ".png")))
-        for person in scene.persons:
+        records.append(photo(10**6 + sample.id, encode(sample.image(), ".png")))
+        for person in sample.persons:
             x1, y1, x2, y2 = person.box.tolist()
             box = (x1, y1, x2 - x1, y2 - y1)
             about = {"keypoints": person.keypoints.ravel().tolist(), "area": person.area}
-            labels.append(annotation(len(labels) + 1, 10**6 + scene.id, box, **about))
+            labels.append(annotation(len(labels) + 1, 10**6 + sample.id, box, **about))
         if len(records) == photos:
             break
     write_photos(folder / "val.tar", records, labels)

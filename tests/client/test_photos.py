@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.scenes import read_shards
+from model.samples import read_shards
 from service.config import Settings
 from tests.support.clients import GrpcClient, RestClient
 from tests.support.service import ROOT, Service
@@ -27,8 +27,8 @@ def shipped() -> Iterator[Service]:
 def test_both_protocols_find_the_same_persons(shipped: Service) -> None:
     rest, rpc = RestClient(shipped), GrpcClient(shipped)
     found = 0
-    for scene in read_shards([SHARD])[::EVERY]:
-        photo = scene.read()
+    for sample in read_shards([SHARD])[::EVERY]:
+        photo = sample.read()
         response = rest.http.post("/v1/poses", content=photo, headers={"content-type": "image/webp"})
         one, other = response.json()["results"][0], rpc.estimate(photo)
         assert len(one["persons"]) == len(other["persons"])

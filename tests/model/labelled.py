@@ -1,4 +1,4 @@
-"""Labelled photos as records, as scenes in memory, and as a shard."""
+"""Labelled photos as records, as samples in memory, and as a shard."""
 
 import gzip
 import io
@@ -13,23 +13,25 @@ import numpy as np
 from matplotlib.cbook import get_sample_data
 
 from model.geometry import Floats, Pixels
-from model.scenes import PersonLabel, Scene
+from model.samples import PersonAnnotation, Sample
 
 #: A photo of a person, BGR (606, 512, 3).
 PORTRAIT = np.asarray(cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False))), np.uint8)
 
 
-def person(number: int, keypoints: Floats, area: float = 5000.0, **fields: Any) -> PersonLabel:
+def person(number: int, keypoints: Floats, area: float = 5000.0, **fields: Any) -> PersonAnnotation:
     """A label whose box encloses its keypoints."""
     low, high = keypoints[:, :2].min(0) - 5, keypoints[:, :2].max(0) + 5
     box = np.concatenate([low, high]).astype(np.float32)
-    return PersonLabel(number, box, keypoints, np.zeros_like(keypoints), area, **fields)
+    return PersonAnnotation(number, box, keypoints, np.zeros_like(keypoints), area, **fields)
 
 
-def scene(number: int, persons: Sequence[PersonLabel], image: Pixels | None = None, **fields: Any) -> Scene:
+def sample(
+    number: int, persons: Sequence[PersonAnnotation], image: Pixels | None = None, **fields: Any
+) -> Sample:
     """A photo with labels; black if no pixels are given."""
     data = encode(np.zeros((400, 500, 3), np.uint8) if image is None else image)
-    return Scene(number, "coco", "val", fields.pop("boxes_complete", True), tuple(persons), lambda: data)
+    return Sample(number, "coco", "val", fields.pop("boxes_complete", True), tuple(persons), lambda: data)
 
 
 def random_keypoints(rng: np.random.Generator, size: float = 100.0) -> Floats:

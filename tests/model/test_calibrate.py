@@ -9,8 +9,8 @@ import torch
 from model import detector
 from model.calibrate import Calibration, calibrated, fit, found, main, margin, reliability
 from model.geometry import Floats, Pixels
-from model.scenes import KEPT_APART
-from tests.model.labelled import person, random_keypoints, scene
+from model.samples import KEPT_APART
+from tests.model.labelled import person, random_keypoints, sample
 from tests.model.shards import FIRST_ID, write_shard
 
 
@@ -58,11 +58,11 @@ def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
             return [np.full((len(each), 17, 3), 0.8, np.float32) for each in boxes]
 
     rng = np.random.default_rng(2)
-    scenes = [scene(n, [person(n, random_keypoints(rng))]) for n in range(3)]
-    detected = [(s.persons[0].box[None], np.ones(1, np.float32)) for s in scenes]
-    assert margin(Sure(), scenes, detected) == pytest.approx(1 / 0.8)
+    samples = [sample(n, [person(n, random_keypoints(rng))]) for n in range(3)]
+    detected = [(s.persons[0].box[None], np.ones(1, np.float32)) for s in samples]
+    assert margin(Sure(), samples, detected) == pytest.approx(1 / 0.8)
     nobody = [(box(800, 800, 900, 900)[None], np.ones(1, np.float32))]
-    assert margin(Sure(), scenes[:1], nobody) == 1
+    assert margin(Sure(), samples[:1], nobody) == 1
 
 
 def test_the_command_writes_a_network_that_carries_its_margin(

@@ -6,15 +6,17 @@ import torch
 
 from model.geometry import decode_heatmaps
 from model.pose_dataset import ABSENT, CACHE_SIZE, PersonCrops, pack, prepare, read_data, targets, usable
-from model.scenes import KEPT_APART, PersonLabel
+from model.samples import KEPT_APART, PersonAnnotation
 from tests.model.shards import FIRST_ID, write_shard
 
 CPU = torch.device("cpu")
 
 
-def person(keypoints: np.ndarray, teacher: np.ndarray, **fields: bool) -> PersonLabel:
+def person(keypoints: np.ndarray, teacher: np.ndarray, **fields: bool) -> PersonAnnotation:
     box = np.array([0, 0, 50, 100], np.float32)
-    return PersonLabel(1, box, keypoints.astype(np.float32), teacher.astype(np.float32), 2500.0, **fields)
+    return PersonAnnotation(
+        1, box, keypoints.astype(np.float32), teacher.astype(np.float32), 2500.0, **fields
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from model.evaluate import estimate, main, pckh_accuracy, person_accuracy, pose_accuracy, served
 from model.geometry import Floats, Pixels
 from model.metrics import PCKH_GROUPS, Scored, keypoint_accuracy
-from model.scenes import KEPT_APART, Scene, read_shards
+from model.samples import KEPT_APART, Sample, read_shards
 from tests.model.labelled import (
     annotation,
     dotted,
@@ -18,7 +18,7 @@ from tests.model.labelled import (
     photo,
     random_joints,
     random_keypoints,
-    scene,
+    sample,
     write_photos,
 )
 from tests.support.networks import BOX, save_networks
@@ -27,17 +27,17 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 @pytest.fixture
-def labelled() -> list[Scene]:
+def labelled() -> list[Sample]:
     """Six photos with two persons each and all keypoints labelled."""
     rng = np.random.default_rng(7)
-    return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
+    return [sample(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
 class KnownLabels:
     """A pose network that returns the labels and records its input."""
 
-    def __init__(self, scenes: Sequence[Scene]) -> None:
-        self.labels = [p for s in scenes for p in s.persons]
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.labels = [p for s in samples for p in s.persons]
         self.asked: list[list[float]] = []
 
     def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
@@ -49,30 +49,30 @@ class KnownLabels:
         return [found]
 
 
-def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Scene]) -> None:
+def test_given_boxes_are_those_of_persons_with_keypoints(labelled: list[Sample]) -> None:
     unlabelled = person(1, random_keypoints(np.random.default_rng(1)) * (1, 1, 0))
     crowd = person(2, random_keypoints(np.random.default_rng(2)), crowd=True)
     first = replace(labelled[0], persons=(*labelled[0].persons, unlabelled, crowd))
-    scenes = [first, *labelled[1:], scene(99, [unlabelled]), scene(98, [])]
+    samples = [first, *labelled[1:], sample(99, [unlabelled]), sample(98, [])]
     teller = KnownLabels(labelled)
-    accuracy = pose_accuracy(teller, scenes)
+    accuracy = pose_accuracy(teller, samples)
     assert (accuracy.ap, accuracy.persons, accuracy.images) == (1, 12, 6)
     assert teller.asked == [p.box.tolist() for s in labelled for p in s.persons]
 
 
-def test_detected_boxes_carry_their_scores_into_the_poses(labelled: list[Scene]) -> None:
-    scenes = [*labelled, scene(99, [])]
+def test_detected_boxes_carry_their_scores_into_the_poses(labelled: list[Sample]) -> None:
+    samples = [*labelled, sample(99, [])]
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found = [(np.stack([p.box for p in s.persons]), np.array([0.9, 0.3], np.float32)) for s in labelled]
-    poses = estimate(KnownLabels(labelled), scenes, [*found, none])
-    assert keypoint_accuracy(scenes, poses).ap == 1
+    poses = estimate(KnownLabels(labelled), samples, [*found, none])
+    assert keypoint_accuracy(samples, poses).ap == 1
     np.testing.assert_allclose(poses[0][1], [0.9, 0.3])
     assert poses[-1][0].shape == (0, 17, 3) and poses[-1][1].shape == (0,)
     surest = labelled[0].persons[0].box[None], np.array([1.0], np.float32)
-    assert keypoint_accuracy(scenes, estimate(KnownLabels(labelled), scenes, [*found, surest])).ap < 1
+    assert keypoint_accuracy(samples, estimate(KnownLabels(labelled), samples, [*found, surest])).ap < 1
 
 
-def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Scene]) -> None:
+def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Sample]) -> None:
     boxes = np.arange(120, dtype=np.float32).reshape(30, 4)
     ((keypoints, scores),) = estimate(
         KnownLabels(labelled), labelled[:1], [(boxes, np.linspace(1, 0, 30, dtype=np.float32))]
@@ -80,7 +80,7 @@ def test_at_most_twenty_persons_a_photo_are_estimated(labelled: list[Scene]) -> 
     assert len(keypoints) == len(scores) == 20 and scores[0] == 1
 
 
-def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scene]) -> None:
+def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Sample]) -> None:
     class Fixed:
         seen = 0
 
@@ -89,8 +89,8 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Scen
             return [(np.stack([p.box for p in labelled[0].persons]), np.ones(2, np.float32))]
 
     fixed = Fixed()
-    scenes = [labelled[0], replace(labelled[1], boxes_complete=False), scene(99, [])]
-    accuracy = person_accuracy(fixed, scenes)
+    samples = [labelled[0], replace(labelled[1], boxes_complete=False), sample(99, [])]
+    accuracy = person_accuracy(fixed, samples)
     assert (accuracy.ap, accuracy.persons, accuracy.images, fixed.seen) == (1, 2, 1, 1)
 
 
@@ -104,10 +104,10 @@ def test_served_poses_and_estimated_boxes_are_distinguished() -> None:
 
 def test_pckh_of_a_predictor() -> None:
     labels = [person(n, random_joints(n), head_size=20.0) for n in range(4)]
-    scenes = [scene(0, labels[:1]), scene(1, labels[1:])]
+    samples = [sample(0, labels[:1]), sample(1, labels[1:])]
     off = replace(labels[2], keypoints=labels[2].keypoints + np.float32(50))
-    labelled_scenes = [scene(0, [labels[0], labels[1], off, labels[3]])]
-    figures = pckh_accuracy(KnownLabels(labelled_scenes), scenes)
+    labelled_samples = [sample(0, [labels[0], labels[1], off, labels[3]])]
+    figures = pckh_accuracy(KnownLabels(labelled_samples), samples)
     assert figures == {**dict.fromkeys([*PCKH_GROUPS, "mean"], 0.75), "persons": 4, "images": 2}
 
 
@@ -196,11 +196,11 @@ def test_photos_kept_apart_are_measured_on_their_own(
     assert counts[("--decide",)] == {"| keypoints, boxes given": 1}  # its boxes are not complete
 
 
-def val_photos(n: int) -> list[Scene]:
-    scenes = [
+def val_photos(n: int) -> list[Sample]:
+    samples = [
         s for s in read_shards([SHARED / "data" / "val.tar"]) if s.source == "coco" and s.boxes_complete
     ]
-    return [s for s in scenes if any(p.keypoints[:, 2].any() for p in s.persons)][:n]
+    return [s for s in samples if any(p.keypoints[:, 2].any() for p in s.persons)][:n]
 
 
 @pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="the published networks are not available")
@@ -208,10 +208,10 @@ def test_published_networks_get_the_input_they_expect() -> None:
     from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 
     cv2.setNumThreads(1)
-    scenes, folder = val_photos(8), SHARED / "teachers"
-    plain = pose_accuracy(pp_tinypose(folder), scenes).ap
+    samples, folder = val_photos(8), SHARED / "teachers"
+    plain = pose_accuracy(pp_tinypose(folder), samples).ap
     assert plain > 0.6
-    assert pose_accuracy(pp_tinypose(folder, flip=True), scenes).ap > plain - 0.03
-    assert pose_accuracy(MoveNetLightning(folder), scenes).ap > 0.25
-    assert person_accuracy(picodet(folder), scenes).ap > 0.3
-    assert person_accuracy(rtmdet(folder), scenes).ap > 0.3
+    assert pose_accuracy(pp_tinypose(folder, flip=True), samples).ap > plain - 0.03
+    assert pose_accuracy(MoveNetLightning(folder), samples).ap > 0.25
+    assert person_accuracy(picodet(folder), samples).ap > 0.3
+    assert person_accuracy(rtmdet(folder), samples).ap > 0.3

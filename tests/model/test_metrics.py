@@ -12,13 +12,13 @@ from pycocotools.cocoeval import COCOeval
 from model.geometry import Floats
 from model.keypoints import FLIP_INDEX, MPII, OKS_SIGMAS
 from model.metrics import PCKH_GROUPS, Scored, box_accuracy, ground_truth, keypoint_accuracy, pckh
-from model.scenes import PersonLabel, Scene
-from tests.model.labelled import person, random_joints, random_keypoints, scene, shift
+from model.samples import PersonAnnotation, Sample
+from tests.model.labelled import person, random_joints, random_keypoints, sample, shift
 
 
-def random_scenes(rng: np.random.Generator) -> list[Scene]:
+def random_samples(rng: np.random.Generator) -> list[Sample]:
     """Photos with 0 to 14 persons of all sizes; some are unlabelled, partly labelled or crowds."""
-    scenes = []
+    samples = []
     for number in range(24):
         persons = []
         for n in range(14 if number == 0 else int(rng.integers(0, 5))):
@@ -27,14 +27,16 @@ def random_scenes(rng: np.random.Generator) -> list[Scene]:
             label = person(n, keypoints, crowd=bool(rng.random() < 0.1))
             extent = label.box[2:] - label.box[:2]
             persons.append(replace(label, area=float(extent.prod() * 0.6)))
-        scenes.append(scene(number, persons))
-    return scenes
+        samples.append(sample(number, persons))
+    return samples
 
 
-def noisy_predictions(rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[list[Scored], list[Scored]]:
+def noisy_predictions(
+    rng: np.random.Generator, samples: Sequence[Sample]
+) -> tuple[list[Scored], list[Scored]]:
     """Boxes and poses near the labels; some are missing, some are false."""
     boxes, poses = [], []
-    for each in scenes:
+    for each in samples:
         found = [p for p in each.persons if rng.random() < 0.85]
         ghosts = [person(0, random_keypoints(rng)) for _ in range(int(rng.integers(0, 3)))]
         near_boxes = [p.box + rng.normal(0, 5, 4) for p in [*found, *ghosts]]
@@ -48,11 +50,11 @@ def noisy_predictions(rng: np.random.Generator, scenes: Sequence[Scene]) -> tupl
     return boxes, poses
 
 
-def reference(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str) -> list[float]:
+def reference(samples: Sequence[Sample], results: list[dict[str, Any]], kind: str) -> list[float]:
     """AP, AP50, AP75, APM, APL, AR of COCO's evaluation."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = ground_truth(scenes)
+        truth.dataset = ground_truth(samples)
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), kind)
         evaluation.evaluate()
@@ -65,8 +67,8 @@ def reference(scenes: Sequence[Scene], results: list[dict[str, Any]], kind: str)
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_equal_those_of_cocos_own_evaluation(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    scenes = random_scenes(rng)
-    boxes, poses = noisy_predictions(rng, scenes)
+    samples = random_samples(rng)
+    boxes, poses = noisy_predictions(rng, samples)
     box_results = [
         {"image_id": image, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
         for image, (found, scores) in enumerate(boxes, 1)
@@ -78,29 +80,29 @@ def test_figures_equal_those_of_cocos_own_evaluation(seed: int) -> None:
         for keypoints, score in zip(found, scores.tolist(), strict=True)
     ]
     for accuracy, results, kind in (
-        (box_accuracy(scenes, boxes), box_results, "bbox"),
-        (keypoint_accuracy(scenes, poses), pose_results, "keypoints"),
+        (box_accuracy(samples, boxes), box_results, "bbox"),
+        (keypoint_accuracy(samples, poses), pose_results, "keypoints"),
     ):
         ours = [accuracy.ap, accuracy.ap50, accuracy.ap75, accuracy.ap_medium, accuracy.ap_large, accuracy.ar]
-        expected = reference(scenes, results, kind)
+        expected = reference(samples, results, kind)
         assert 0.05 < expected[0] < 0.95
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 @pytest.fixture
-def labelled() -> list[Scene]:
+def labelled() -> list[Sample]:
     """Six photos with two persons each and all keypoints labelled."""
     rng = np.random.default_rng(7)
-    return [scene(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
+    return [sample(number, [person(n, random_keypoints(rng)) for n in range(2)]) for number in range(6)]
 
 
-def as_poses(scenes: Sequence[Scene], change: Any = lambda keypoints: keypoints) -> list[Scored]:
+def as_poses(samples: Sequence[Sample], change: Any = lambda keypoints: keypoints) -> list[Scored]:
     """The labels of the counted persons as predictions, after a change."""
-    found = [[change(p.keypoints.copy()) for p in s.persons if p.keypoints[:, 2].any()] for s in scenes]
+    found = [[change(p.keypoints.copy()) for p in s.persons if p.keypoints[:, 2].any()] for s in samples]
     return [(np.array(k, np.float32).reshape(-1, 17, 3), np.ones(len(k), np.float32)) for k in found]
 
 
-def test_true_keypoints_score_one_and_distorted_ones_do_not(labelled: list[Scene]) -> None:
+def test_true_keypoints_score_one_and_distorted_ones_do_not(labelled: list[Sample]) -> None:
     perfect = keypoint_accuracy(labelled, as_poses(labelled))
     assert (perfect.ap, perfect.ar, perfect.persons, perfect.images) == (1, 1, 12, 6)
     assert keypoint_accuracy(labelled, as_poses(labelled, lambda k: k[:, [1, 0, 2]])).ap < 0.1
@@ -110,12 +112,12 @@ def test_true_keypoints_score_one_and_distorted_ones_do_not(labelled: list[Scene
     )
 
 
-def test_only_labelled_keypoints_count(labelled: list[Scene]) -> None:
+def test_only_labelled_keypoints_count(labelled: list[Sample]) -> None:
     def wreck(keypoints: Floats, visibility: int) -> Floats:
         keypoints[keypoints[:, 2] == visibility, :2] += 500
         return keypoints
 
-    def hide(label: PersonLabel) -> PersonLabel:
+    def hide(label: PersonAnnotation) -> PersonAnnotation:
         keypoints = label.keypoints.copy()
         keypoints[5:, 2] = 0
         return replace(label, keypoints=keypoints)
@@ -130,7 +132,7 @@ def test_only_labelled_keypoints_count(labelled: list[Scene]) -> None:
 def test_similarity_is_cocos_formula(pixels: float) -> None:
     """Every keypoint off by d: mean of exp(-d^2 / (2 area (2 sigma)^2)), and AP the thresholds below it."""
     keypoints = random_keypoints(np.random.default_rng(0))
-    one = [scene(0, [person(1, keypoints, area=5000.0)])]
+    one = [sample(0, [person(1, keypoints, area=5000.0)])]
     similarity = np.exp(-(pixels**2) / (2 * 5000 * (2 * np.array(OKS_SIGMAS)) ** 2)).mean()
     accuracy = keypoint_accuracy(one, as_poses(one, lambda k: shift(k, pixels * 0.6, pixels * 0.8)))
     expected = np.mean(np.linspace(0.5, 0.95, 10) <= similarity)
@@ -145,7 +147,7 @@ def test_unlabelled_persons_and_crowds_are_ignored() -> None:
     unlabelled[:, :2] += 300
     crowd[:, :2] += (0, 600)
     labels = [person(1, known), person(2, unlabelled), person(3, crowd, crowd=True)]
-    scenes = [scene(0, labels)]
+    samples = [sample(0, labels)]
     x, y = crowd[:, :2].mean(0)
     inside = np.array(
         [[x - d, y - d, x + d, y + d] for d in (5, 9)], np.float32
@@ -153,10 +155,10 @@ def test_unlabelled_persons_and_crowds_are_ignored() -> None:
     found = np.concatenate([[labels[0].box, labels[1].box], inside]).astype(np.float32)
     boxes = [(found, np.array([0.5, 0.9, 0.8, 0.7], np.float32))]
     poses = [(np.stack([p.keypoints for p in labels]), np.array([0.5, 0.9, 0.8], np.float32))]
-    assert (keypoint_accuracy(scenes, poses).ap, keypoint_accuracy(scenes, poses).persons) == (1, 1)
-    assert (box_accuracy(scenes, boxes).ap, box_accuracy(scenes, boxes).persons) == (1, 2)
+    assert (keypoint_accuracy(samples, poses).ap, keypoint_accuracy(samples, poses).persons) == (1, 1)
+    assert (box_accuracy(samples, boxes).ap, box_accuracy(samples, boxes).persons) == (1, 2)
     elsewhere = [(np.stack([known, shift(known, 5000, 0)]), np.array([0.5, 0.9], np.float32))]
-    assert keypoint_accuracy(scenes, elsewhere).ap == pytest.approx(0.5)
+    assert keypoint_accuracy(samples, elsewhere).ap == pytest.approx(0.5)
 
 
 def test_pckh_counts_joints_within_half_a_head() -> None:

@@ -69,10 +69,10 @@ def test_persons_of_the_published_layout(tmp_path: Path) -> None:
         photo("test.jpg", struct({"scale": 1.0, "objpos": struct({"x": 1.0, "y": 2.0})}), np.zeros((0, 0))),
     ]
     write(tmp_path, photos, [1, 0])
-    (scene,) = read_mpii(tmp_path, "train")
-    assert (scene.id, scene.source, scene.split, scene.boxes_complete) == (0, "mpii", "train", False)
-    assert scene.image().shape == PORTRAIT.shape
-    first, second = scene.persons
+    (sample,) = read_mpii(tmp_path, "train")
+    assert (sample.id, sample.source, sample.split, sample.boxes_complete) == (0, "mpii", "train", False)
+    assert sample.image().shape == PORTRAIT.shape
+    first, second = sample.persons
     # the file counts pixels from 1
     assert first.keypoints.tolist() == [[10 + k, 20 + 2 * k, 1 + k % 2] for k in range(16)]
     assert second.keypoints[0].tolist() == [4, 5, 2]
@@ -88,8 +88,8 @@ def test_persons_of_the_published_layout(tmp_path: Path) -> None:
 
 def test_a_single_photo_with_a_single_point(tmp_path: Path) -> None:
     write(tmp_path, [photo("one.jpg", struct(person([point(9, 7.0, 8.0, is_visible=1)])), TRAIN_VIDEO)], [1])
-    (scene,) = read_mpii(tmp_path, "train")
-    (only,) = scene.persons
+    (sample,) = read_mpii(tmp_path, "train")
+    (only,) = sample.persons
     assert only.keypoints[9].tolist() == [6, 7, 2] and np.count_nonzero(only.keypoints[:, 2]) == 1
 
 
@@ -98,12 +98,12 @@ def test_whole_videos_are_held_out(tmp_path: Path) -> None:
     photos = [photo(f"{n}.jpg", struct(person(JOINTS)), float(video)) for n, video in enumerate(videos)]
     training = [n % 7 != 0 for n in range(len(videos))]
     write(tmp_path, photos, [int(flag) for flag in training])
-    train, val = ({scene.id for scene in read_mpii(tmp_path, split)} for split in ("train", "val"))
+    train, val = ({sample.id for sample in read_mpii(tmp_path, split)} for split in ("train", "val"))
     assert train.isdisjoint(val)
     assert train | val == {n for n, flag in enumerate(training) if flag}
     assert {videos[n] for n in train}.isdisjoint({videos[n] for n in val})
     assert {videos[n] for n in val} == {HOLD_OUT, 2 * HOLD_OUT, 3 * HOLD_OUT, 4 * HOLD_OUT}
-    assert {scene.split for scene in read_mpii(tmp_path, "val")} == {"val"}
+    assert {sample.split for sample in read_mpii(tmp_path, "val")} == {"val"}
 
 
 def test_photos_without_usable_persons_are_left_out(tmp_path: Path) -> None:

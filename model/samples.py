@@ -34,7 +34,7 @@ FIXED_CAMERA = (
 
 
 @dataclass(frozen=True)
-class PersonLabel:
+class PersonAnnotation:
     """One person of a photo, in pixels of that photo.
 
     box: float32 (4,) x1, y1, x2, y2. keypoints: float32 (K, 3) human labels x, y, visibility (0 unlabelled,
@@ -54,7 +54,7 @@ class PersonLabel:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Sample:
     """One photo with its labelled persons; `read` returns the encoded image.
 
     boxes_complete: every person of the photo has a box, so the rest is background.
@@ -64,7 +64,7 @@ class Scene:
     source: str
     split: str
     boxes_complete: bool
-    persons: tuple[PersonLabel, ...]
+    persons: tuple[PersonAnnotation, ...]
     read: Callable[[], bytes]
 
     def image(self) -> Pixels:
@@ -75,30 +75,30 @@ class Scene:
         return np.asarray(pixels, np.uint8)
 
 
-def kept_apart(scene: Scene) -> bool:
+def kept_apart(sample: Sample) -> bool:
     """Whether the photo is kept apart for decisions."""
-    return scene.source == "coco" and scene.id in KEPT_APART.get(scene.split, ())
+    return sample.source == "coco" and sample.id in KEPT_APART.get(sample.split, ())
 
 
-def read_shards(paths: Iterable[Path]) -> list[Scene]:
-    """Scenes of tar shards, each with images and one COCO-style `annotations.json.gz`.
+def read_shards(paths: Iterable[Path]) -> list[Sample]:
+    """Samples of tar shards, each with images and one COCO-style `annotations.json.gz`.
 
     Raises FileNotFoundError for a missing shard.
     """
-    return [scene for path in paths for scene in _read_shard(path)]
+    return [sample for path in paths for sample in _read_shard(path)]
 
 
-def _read_shard(path: Path) -> list[Scene]:
+def _read_shard(path: Path) -> list[Sample]:
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar.getmembers()}
         stored = tar.extractfile(members["annotations.json.gz"])
         assert stored is not None  # a regular file
         coco = json.loads(gzip.decompress(stored.read()))
-    persons: dict[int, list[PersonLabel]] = defaultdict(list)
+    persons: dict[int, list[PersonAnnotation]] = defaultdict(list)
     for annotation in coco["annotations"]:
-        persons[annotation["image_id"]].append(person_label(annotation))
+        persons[annotation["image_id"]].append(person_annotation(annotation))
     return [
-        Scene(
+        Sample(
             id=image["id"],
             source=image["source"],
             split=image["split"],
@@ -117,10 +117,10 @@ def _read_range(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def person_label(annotation: dict[str, Any]) -> PersonLabel:
+def person_annotation(annotation: dict[str, Any]) -> PersonAnnotation:
     """A COCO `person_keypoints` annotation, with `teacher_keypoints` if there are any."""
     x, y, width, height = annotation["bbox"]
-    return PersonLabel(
+    return PersonAnnotation(
         id=annotation["id"],
         box=np.array([x, y, x + width, y + height], np.float32),
         keypoints=_points(annotation.get("keypoints")),

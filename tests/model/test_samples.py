@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.scenes import read_shards
+from model.samples import read_shards
 from tests.model.labelled import PORTRAIT, annotation, photo, write_photos
 
 
@@ -32,14 +32,14 @@ def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
 def test_shards_follow_each_other(tmp_path: Path) -> None:
     for number in (1, 2):
         write_photos(tmp_path / f"{number}.tar", [photo(number, PORTRAIT[:32, :32])], [])
-    scenes = read_shards([tmp_path / "2.tar", tmp_path / "1.tar"])
-    assert [scene.id for scene in scenes] == [2, 1]
+    samples = read_shards([tmp_path / "2.tar", tmp_path / "1.tar"])
+    assert [sample.id for sample in samples] == [2, 1]
 
 
-def test_scenes_can_be_pickled(tmp_path: Path) -> None:
+def test_samples_can_be_pickled(tmp_path: Path) -> None:
     write_photos(tmp_path / "val.tar", [photo(1, PORTRAIT)], [annotation(1, 1, (0, 0, 9, 9))])
-    scene = pickle.loads(pickle.dumps(read_shards([tmp_path / "val.tar"])[0]))
-    np.testing.assert_array_equal(scene.image(), PORTRAIT)
+    sample = pickle.loads(pickle.dumps(read_shards([tmp_path / "val.tar"])[0]))
+    np.testing.assert_array_equal(sample.image(), PORTRAIT)
 
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
