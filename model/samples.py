@@ -39,7 +39,7 @@ class PersonAnnotation:
 
     box: float32 (4,) x1, y1, x2, y2. keypoints: float32 (K, 3) human labels x, y, visibility (0 unlabelled,
     1 hidden, 2 visible). teacher: float32 (K, 3) x, y, score in [0, 1] of another network, zero if missing.
-    agreement: OKS between the two, None if one is missing. area: square pixels, as used by OKS.
+    area: square pixels, as used by OKS.
     head_size: normalising length of PCKh, None if the data set has none.
     """
 
@@ -49,7 +49,6 @@ class PersonAnnotation:
     teacher: Floats
     area: float
     crowd: bool = False
-    agreement: float | None = None
     head_size: float | None = None
 
 
@@ -127,7 +126,6 @@ def person_annotation(annotation: dict[str, Any]) -> PersonAnnotation:
         teacher=_points(annotation.get("teacher_keypoints")),
         area=float(annotation["area"]),
         crowd=bool(annotation["iscrowd"]),
-        agreement=annotation.get("agreement"),
     )
 
 

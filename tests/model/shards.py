@@ -42,7 +42,7 @@ def write_shard(path: Path, split: str, images: int, seed: int) -> None:
             coco["annotations"].append({
                 "id": index, "image_id": index, "category_id": 1, "iscrowd": 0, "bbox": box.tolist(),
                 "area": float(box[2] * box[3] * 0.55), "keypoints": visible.ravel().tolist(),
-                "num_keypoints": 17, "teacher_keypoints": sure.ravel().tolist(), "agreement": 1.0,
+                "num_keypoints": 17, "teacher_keypoints": sure.ravel().tolist(),
             })  # fmt: skip
         _add(tar, "annotations.json.gz", gzip.compress(json.dumps(coco).encode()))
 

@@ -11,7 +11,7 @@ from tests.model.labelled import PORTRAIT, annotation, photo, write_photos
 def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
     keypoints = [float(value) for k in range(17) for value in (10 * k, 10 * k + 1, k % 3)]
     teacher = [float(value) for k in range(17) for value in (10 * k + 2, 10 * k + 3, 0.5)]
-    first = annotation(7, 1, (10, 20, 30, 50), keypoints=keypoints, teacher_keypoints=teacher, agreement=0.9)
+    first = annotation(7, 1, (10, 20, 30, 50), keypoints=keypoints, teacher_keypoints=teacher)
     second = annotation(8, 2, (1, 2, 3, 4), iscrowd=1, area=5.5, teacher_keypoints=[])
     third = annotation(9, 1, (0, 0, 9, 9))
     photos = [photo(1, PORTRAIT), photo(2, PORTRAIT[:100], source="misc", boxes_complete=False)]
@@ -23,9 +23,9 @@ def test_a_shard_gives_the_photos_with_their_persons(tmp_path: Path) -> None:
     np.testing.assert_array_equal(two.image(), PORTRAIT[:100])
     assert [person.id for person in one.persons] == [7, 9] and [person.id for person in two.persons] == [8]
     person, crowd, bare = one.persons[0], two.persons[0], one.persons[1]
-    assert person.box.tolist() == [10, 20, 40, 70] and person.area == 1500 and person.agreement == 0.9
+    assert person.box.tolist() == [10, 20, 40, 70] and person.area == 1500
     assert person.keypoints[4].tolist() == [40, 41, 1] and person.teacher[4].tolist() == [42, 43, 0.5]
-    assert crowd.crowd and crowd.area == 5.5 and not crowd.teacher.any() and crowd.agreement is None
+    assert crowd.crowd and crowd.area == 5.5 and not crowd.teacher.any()
     assert not bare.crowd and bare.keypoints.shape == (17, 3) and not bare.keypoints.any()
 
 
