@@ -106,14 +106,14 @@ def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, Sy
     if chosen.alone:
         yield systems
         return
-    peers = {
-        "PicoDet-S + PP-TinyPose (OpenVINO)": (picodet(chosen.peers), pp_tinypose(chosen.peers)),
+    published = {
+        "PicoDet-S + PP-TinyPose (OpenVINO)": (picodet(chosen.baselines), pp_tinypose(chosen.baselines)),
         "RTMDet-nano + PP-TinyPose (onnxruntime)": (
-            rtmdet(chosen.peers),
-            pp_tinypose(chosen.peers, onnx=True),
+            rtmdet(chosen.baselines),
+            pp_tinypose(chosen.baselines, onnx=True),
         ),
     }
-    for name, (detector, pose) in peers.items():
+    for name, (detector, pose) in published.items():
         systems[name] = local(partial(pair, detector, pose, wanted))
     with mediapipe() as one:
         yield {**systems, "MediaPipe Pose": one}
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options("pipeline", __doc__)
     shared = Path("../shared")
     parser.add_argument("--data", type=Path, default=shared / "data", help="labelled photos [%(default)s]")
-    parser.add_argument("--peers", type=Path, default=shared / "teachers", help="networks [%(default)s]")
+    parser.add_argument("--baselines", type=Path, default=shared / "teachers", help="networks [%(default)s]")
     parser.add_argument(
         "--photos", type=int, default=1000, help="largest number of photos of a group [%(default)s]"
     )

@@ -1,6 +1,6 @@
 """Accuracy of our networks, and of published ones, on the same labelled photos.
 
-`python -m model.evaluate --peers ../shared/teachers` prints one table. Its rows, and their photos:
+`python -m model.evaluate --baselines ../shared/teachers` prints one table. Its rows, and their photos:
 
 - keypoints, boxes given: photos with labelled keypoints; the box of each labelled person is given.
 - person boxes; keypoints, boxes detected: those of them in which every person has a box.
@@ -204,7 +204,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dark", action=argparse.BooleanOptionalAction, default=True, help="decode sub-pixel"
     )
-    parser.add_argument("--peers", type=Path, help="directory of published networks to compare with")
+    parser.add_argument("--baselines", type=Path, help="directory of published networks to compare with")
     parser.add_argument("--json", type=Path, help="file for the same figures")
     return parser.parse_args(arguments)
 
@@ -220,10 +220,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         return [{"network": "ours", **pckh_accuracy(pose, samples)}]
     poses: dict[str, PosePredictor] = {"ours": load_pose(options.pose, dark=options.dark, flip=options.flip)}
     detectors: dict[str, Detector] = {"ours": load_detector(options.detector)}
-    if options.peers:
-        poses["PP-TinyPose"] = pp_tinypose(options.peers, dark=options.dark, flip=options.flip)
-        poses["MoveNet Lightning"] = MoveNetLightning(options.peers)
-        detectors |= {"PicoDet-S": picodet(options.peers), "RTMDet-nano": rtmdet(options.peers)}
+    if options.baselines:
+        poses["PP-TinyPose"] = pp_tinypose(options.baselines, dark=options.dark, flip=options.flip)
+        poses["MoveNet Lightning"] = MoveNetLightning(options.baselines)
+        detectors |= {"PicoDet-S": picodet(options.baselines), "RTMDet-nano": rtmdet(options.baselines)}
     every = {name: replace(each, min_score=MIN_BOX_SCORE) for name, each in detectors.items()}
     return compare(poses, dict[str, PersonPredictor](every), samples)
 

@@ -37,8 +37,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class LGMPoseConfig:
-    """All assumptions of the reconstruction. The default ("p1") uses the blocks of MobileNetV2 1.0 up to
-    stride 8, for which weights are published."""
+    """All assumptions of the reconstruction.
+
+    The default uses the blocks of MobileNetV2 1.0 up to stride 8, for which weights are published.
+    """
 
     input_size: tuple[int, int] = (256, 192)  # height, width; rows 256x192, 384x288, 256x256
     num_keypoints: int = 17  # COCO 17, MPII 16
@@ -63,7 +65,7 @@ class LGMPoseConfig:
     fusion: str = "sfusion"  # "sfusion", "dw1", "dw2", "conv3", "none": table 5
 
 
-def _c2() -> LGMPoseConfig:
+def _scratch() -> LGMPoseConfig:
     return LGMPoseConfig(
         backbone=((4, 32, 1), (4, 48, 2), (4, 48, 1), (4, 48, 1)),
         pretrained=False,
@@ -75,8 +77,8 @@ def _c2() -> LGMPoseConfig:
     )
 
 
-#: p1 starts from pretrained blocks; c2 has more even widths, for training from scratch.
-CONFIGS: dict[str, LGMPoseConfig] = {"p1": LGMPoseConfig(), "c2": _c2()}
+#: "pretrained" has the blocks of MobileNetV2, for published weights; "scratch" has more even widths.
+CONFIGS: dict[str, LGMPoseConfig] = {"pretrained": LGMPoseConfig(), "scratch": _scratch()}
 
 
 def for_input(config: LGMPoseConfig, height: int, width: int, num_keypoints: int) -> LGMPoseConfig:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,49 @@ import torch
 from torch import Tensor, nn
 
 from model.curves import draw_curves
+from model.lgmpose import CONFIGS
 from model.muon import Muon
 from model.pose_dataset import layout
 from model.tasks import Task, make_task
+
+
+def _option(default: Any, text: str, *choices: str) -> Any:
+    """A field of TrainConfig with the help text and the choices of its command-line option."""
+    return field(default=default, metadata={"help": text, "choices": choices or None})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run; each field is a command-line option."""
 
-    task: str = "pose"  # pose or detector
-    network: str = "p1"  # configuration of LGM-Pose: p1 or c2
-    data: str = "../shared/data"  # comma-separated folders of shards or of COCO
-    run: str = ""  # folder of checkpoints and curves; runs/TASK when empty
-    cache: str = ".cache"  # folder of packed images
-    init: str = ""  # .safetensors to start from: a network of ours, or the folded MobileNetV2 blocks
-    teachers: str = ""  # folder of networks to distil: PP-TinyPose (pose, if any) or RTMDet-nano (detector)
-    minutes: float = 0.0  # time budget of the whole run, including resumed parts; 0: train for `epochs`
-    epochs: int = 0  # used if minutes is 0
-    batch: int = 16
-    optimizer: str = "muon"  # muon, adamw or adam
-    lr: float = 1e-3  # learning rate
-    backbone_lr_factor: float = 0.1  # factor on the learning rate of pretrained blocks
-    weight_decay: float = 1e-4
-    schedule: str = (
-        "cooldown"  # cooldown: constant, from 70 % cosine to 2 %; steps: /10 at 200 and 240 of 260
+    task: str = _option("pose", "the network to train", "pose", "detector")
+    network: str = _option("pretrained", "configuration of LGM-Pose", *CONFIGS)
+    data: str = _option("../shared/data", "comma-separated folders of shards or of COCO")
+    run: str = _option("", "folder of checkpoints and curves; runs/TASK when empty")
+    cache: str = _option(".cache", "folder of packed images")
+    init: str = _option("", ".safetensors to start from: a network of ours, or folded MobileNetV2 blocks")
+    teachers: str = _option("", "folder of PP-TinyPose (pose, optional) or RTMDet-nano (detector)")
+    minutes: float = _option(0.0, "length of the whole run, with its resumed parts; 0: train for --epochs")
+    epochs: int = _option(0, "length of the run in passes over the data, if --minutes is 0")
+    batch: int = _option(16, "images of a step")
+    optimizer: str = _option("muon", "optimizer", "muon", "adamw", "adam")
+    lr: float = _option(1e-3, "learning rate")
+    backbone_lr_factor: float = _option(0.1, "factor on the learning rate of the backbone")
+    weight_decay: float = _option(1e-4, "decay of the weights, a factor on the learning rate")
+    schedule: str = _option(
+        "cooldown",
+        "of the learning rate; cooldown: constant, then a cosine to 2 percent over the last 30 percent; "
+        "steps: a tenth at epochs 200 and 240 of 260",
+        *("cooldown", "steps"),
     )
-    warmup: int = 200  # steps
-    frozen_stages: int = 99  # number of first layers (stem, blocks) of the backbone that are not trained
-    ema: float = 0.998  # decay of the averaged weights
-    threads: int = 0  # CPU threads of each worker; 0: torch's default
-    workers: int = 1  # workers that share each batch, with the same weights
-    checkpoint_minutes: float = 4.0
-    validate_minutes: float = 12.0
-    seed: int = 1
+    warmup: int = _option(200, "steps in which the learning rate rises to its value")
+    frozen_stages: int = _option(99, "number of first backbone layers (stem, blocks) that are not trained")
+    ema: float = _option(0.998, "decay of the averaged weights for each step")
+    threads: int = _option(0, "CPU threads of each worker; 0: torch's default")
+    workers: int = _option(1, "workers that share each batch, with the same weights")
+    checkpoint_minutes: float = _option(4.0, "minutes between checkpoints")
+    validate_minutes: float = _option(12.0, "minutes between validations")
+    seed: int = _option(1, "seed of the random numbers")
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -63,8 +72,8 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     # section 4.1 of the paper
     "paper": TrainConfig(
-        network="c2", optimizer="adam", lr=1e-3, backbone_lr_factor=1.0, weight_decay=0.0, schedule="steps",
-        warmup=0, batch=32, epochs=260, frozen_stages=0,
+        network="scratch", optimizer="adam", lr=1e-3, backbone_lr_factor=1.0, weight_decay=0.0,
+        schedule="steps", warmup=0, batch=32, epochs=260, frozen_stages=0,
     ),
 }  # fmt: skip
 
@@ -210,7 +219,9 @@ def _training(run: Run) -> Iterator[dict[str, Any]]:
         now = run.elapsed
         if now - reported > 30:
             yield _record(
-                run, loss=sum(losses) / len(losses), lr=len(losses) * config.batch / (now - reported)
+                run,
+                loss=sum(losses) / len(losses),
+                samples_per_second=len(losses) * config.batch / (now - reported),
             )
             reported, losses = now, []
         if now - saved > 60 * config.checkpoint_minutes:
@@ -246,9 +257,11 @@ def _line(event: dict[str, Any]) -> str:
 def parse(arguments: list[str] | None = None) -> TrainConfig:
     """The configuration from a command line: a preset, overridden by options."""
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    for field in fields(TrainConfig):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=None)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="defaults of the options [cpu]")
+    for each in fields(TrainConfig):
+        text = f"{each.metadata['help']} [{getattr(PRESETS['cpu'], each.name)}]"
+        kind, choices = type(each.default), each.metadata["choices"]
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, choices=choices, help=text)
     given = vars(parser.parse_args(arguments))
     preset = PRESETS[given.pop("preset")]
     config = replace(preset, **{name: value for name, value in given.items() if value is not None})

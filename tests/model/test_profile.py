@@ -17,9 +17,9 @@ def test_every_row_is_as_the_paper_prints_it(name: str, capsys: pytest.CaptureFi
 
 
 def test_a_row_that_differs_is_reported() -> None:
-    lines, agrees = compare(CONFIGS["p1"], [replace(ROWS[0], macs="0.7")])
+    lines, agrees = compare(CONFIGS["pretrained"], [replace(ROWS[0], macs="0.7")])
     assert not agrees and lines[2].endswith("| 1.1 / 0.6 | NO |")
-    wider = replace(CONFIGS["p1"], deconv_widths=(240, 96, 64))
+    wider = replace(CONFIGS["pretrained"], deconv_widths=(240, 96, 64))
     assert not compare(wider, ROWS[:1])[1]
 
 

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +115,15 @@ def test_command_line_changes_the_preset_and_asks_for_a_budget(capsys: pytest.Ca
     with pytest.raises(SystemExit):
         parse(["--preset", "cpu"])
     assert "--minutes or --epochs" in capsys.readouterr().err
+
+
+def test_the_help_describes_each_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for each in fields(TrainConfig):
+        option, meaning = f"--{each.name.replace('_', '-')} ", each.metadata["help"]
+        assert option in text and len(meaning) > 5 and meaning.split(";")[0] in text
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(16, 3), (2, 4), (16, 0), (0, 1)])
