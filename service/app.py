@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -29,7 +30,7 @@ from service.api.openinference.rest import INFER_PATHS, OpenInferenceApi
 from service.config import Settings, listed
 from service.core.batching import Batcher
 from service.core.estimator import Estimator
-from service.core.stages import Stages
+from service.core.stages import Done, Job, Stages
 from service.errors import PoseError
 from service.inference.child import ChildPipeline
 from service.inference.cpu import available_cpus
@@ -41,12 +42,57 @@ from service.security.credentials import Security
 _OTHER_CALLS = 256  # parallel gRPC calls in addition to those for persons: health checks, watches, reflection
 
 
+@dataclass(frozen=True)
+class Core:
+    """What all protocols share."""
+
+    worker: ReloadablePipeline
+    decoders: ThreadPoolExecutor
+    batcher: Batcher[Job, Done]
+    estimator: Estimator
+    intake: Intake
+
+    async def close(self) -> None:
+        """Answer what waits, then end the runners, the networks and the decoders."""
+        await self.batcher.close()
+        self.worker.close()
+        self.decoders.shutdown()
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The REST application; its lifespan also runs the gRPC server. Raises ArtefactError or ConfigError.
 
     Its state has `estimator`, `worker`, `security` and, after the start, `grpc_port`.
     """
     security = Security(settings)
+    core = _open_core(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        options = _grpc_options(settings, security)
+        further = [partial(add_open_inference, estimator=core.estimator, intake=core.intake)]
+        grpc = serve_grpc(core.estimator, core.worker.models, core.intake, options, further)
+        async with grpc as app.state.grpc_port, security.watched():
+            yield
+        await core.close()
+
+    app = FastAPI(
+        title="LGM-Pose",
+        version=version("lgm-pose"),
+        description=_DESCRIPTION,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+        docs_url=None,  # those of FastAPI load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.estimator, app.state.worker, app.state.security = core.estimator, core.worker, security
+    _add_routes(app, settings, core)
+    _add_middleware(app, settings, security)
+    return app
+
+
+def _open_core(settings: Settings) -> Core:
+    """Opens the networks and starts the runners. Raises ArtefactError."""
     cpus = available_cpus()
     threads = settings.threads or cpus
     worker = ReloadablePipeline(lambda: _open_pipeline(settings, threads))
@@ -74,34 +120,30 @@ def create_app(settings: Settings) -> FastAPI:
         memory_bytes=settings.body_memory_bytes,
         timeout_s=settings.receipt_timeout_s,
     )
+    return Core(worker, decoders, batcher, estimator, intake)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with (
-            serve_grpc(
-                estimator,
-                worker.models,
-                intake,
-                _grpc_options(settings, security),
-                [partial(add_open_inference, estimator=estimator, intake=intake)],
-            ) as app.state.grpc_port,
-            security.watched(),
-        ):
-            yield
-        await batcher.close()
-        worker.close()
-        decoders.shutdown()
 
-    app = FastAPI(
-        title="LGM-Pose",
-        version=version("lgm-pose"),
-        description=_DESCRIPTION,
-        generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-        docs_url=None,  # those of FastAPI load scripts from elsewhere
-        redoc_url=None,
-    )
-    app.state.estimator, app.state.worker, app.state.security = estimator, worker, security
+def _add_routes(app: FastAPI, settings: Settings, core: Core) -> None:
+    """Adds the page and the routes of all HTTP protocols, with their answers to errors."""
+    app.add_exception_handler(PoseError, on_pose_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameters)
+    install_page(app)
+    RestApi(core.estimator, core.worker.models, core.decoders, core.intake).install(app)
+    OpenInferenceApi(core.estimator, core.decoders, core.intake).install(app)
+    WebSocketApi(core.estimator, settings.receipt_timeout_s).install(app)
+    VideoApi(
+        estimator=core.estimator,
+        decoders=core.decoders,
+        max_bytes=settings.max_video_bytes,
+        max_seconds=settings.max_video_s,
+        # the rate that the largest request needs
+        receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
+    ).install(app)
+
+
+def _add_middleware(app: FastAPI, settings: Settings, security: Security) -> None:
+    """Adds what each request passes before its route. The last one added is the first one passed."""
     origins = listed(settings.allowed_origins)
     if security.keys is None:
         app.add_middleware(OriginMiddleware, allowed=origins)
@@ -113,26 +155,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     recorded = RECORDED | dict.fromkeys(INFER_PATHS, "rest_v2")
     app.add_middleware(AccessMiddleware, limits=limits, recorded=recorded)
-    app.add_exception_handler(PoseError, on_pose_error)
-    app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(RequestValidationError, on_invalid_parameters)
-    install_page(app)
-    RestApi(estimator, worker.models, decoders, intake).install(app)
-    OpenInferenceApi(estimator, decoders, intake).install(app)
-    WebSocketApi(estimator, settings.receipt_timeout_s).install(app)
-    VideoApi(
-        estimator=estimator,
-        decoders=decoders,
-        max_bytes=settings.max_video_bytes,
-        max_seconds=settings.max_video_s,
-        # the rate that the largest request needs
-        receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
-    ).install(app)
     if origins:  # outside the keys: a preflight request has no key, and pages must be able to read refusals
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
-    return app
 
 
 def _grpc_options(settings: Settings, security: Security) -> GrpcOptions:

@@ -18,8 +18,8 @@ from service.errors import ArtefactError, ConfigError
 from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Files
+from service.ports import check_port
 from service.security.credentials import Security
-from service.server import check_port
 from service.types import InferenceInput, Options
 
 Verdict = Literal["ok", "warning", "error"]

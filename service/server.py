@@ -21,6 +21,7 @@ from service.config import Settings, listed
 from service.errors import ArtefactError, ConfigError
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_tracing
+from service.ports import check_port, is_any_ipv6, listen
 from service.security.tls import Tls
 
 logger = logging.getLogger("service")
@@ -148,32 +149,8 @@ def serve(settings: Settings) -> None:
     if app.state.security.keys is None and settings.tls_client_ca is None:
         _warn_if_public(settings.host)
     # asyncio makes a socket on `::` IPv6 only
-    sockets = [listen(settings.host, settings.http_port)] if _is_any_ipv6(settings.host) else None
+    sockets = [listen(settings.host, settings.http_port)] if is_any_ipv6(settings.host) else None
     Server(app, settings).run(sockets)
-
-
-def check_port(name: str, host: str, port: int) -> None:
-    """Exits with a one-line message if the port is not available; the servers would print a traceback."""
-    try:
-        listen(host, port).close()
-    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
-        reason = getattr(error, "strerror", None) or error
-        raise SystemExit(f"{name}: cannot listen on {host} port {port}: {reason}") from None
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; `::` accepts IPv4 too, as in gRPC. Raises OSError or UnicodeError."""
-    if _is_any_ipv6(host):
-        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
-
-
-def _is_any_ipv6(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
-    except ValueError:
-        return False
 
 
 def _ends_with_its_terminal() -> bool:

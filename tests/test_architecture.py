@@ -72,6 +72,7 @@ WIRING = {
     "service.cli",
     "service.doctor",
     "service.local",
+    "service.ports",
     "service.server",
 }  # they use every room
 
