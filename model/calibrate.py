@@ -135,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="default: the same file")
     parser.add_argument(
-        "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="network that gets the boxes"
+        "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="pose network that runs on the boxes"
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
-    parser.add_argument("--size", type=int, default=384, help="side of the input, as it is exported")
+    parser.add_argument("--size", type=int, default=384, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
     samples = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
     network = detector.resized(detector.load(options.weights), (options.size, options.size))

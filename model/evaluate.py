@@ -195,17 +195,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pose", type=Path, default=WEIGHTS / "pose.onnx", help=kinds)
     parser.add_argument("--detector", type=Path, default=WEIGHTS / "detector.onnx", help=kinds)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="shards, COCO or MPII")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", help="train or val [val]")
     parser.add_argument("--source", default="coco", help="photos of this source only")
     parser.add_argument(
-        "--decide", action="store_true", help="the photos kept apart for decisions in place of all others"
+        "--decide", action="store_true", help="measure on the photos kept apart, not on all others"
     )
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored crop where possible")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored crop, for heatmaps")
     parser.add_argument(
-        "--dark", action=argparse.BooleanOptionalAction, default=True, help="decode sub-pixel"
+        "--dark",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="find keypoints between the pixels of heatmaps",
     )
-    parser.add_argument("--baselines", type=Path, help="directory of published networks to compare with")
-    parser.add_argument("--json", type=Path, help="file for the same figures")
+    parser.add_argument("--baselines", type=Path, help="folder of published networks to compare with")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
 
 

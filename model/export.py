@@ -124,14 +124,14 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
     parser.add_argument("weights", type=Path, help=".safetensors with a .json of the same name")
-    parser.add_argument("--task", choices=("pose", "detector"), default="pose")
+    parser.add_argument("--task", choices=("pose", "detector"), default="pose", help="[pose]")
     parser.add_argument("--out", type=Path, help="default: model/weights/TASK.onnx")
     parser.add_argument("--version", default="0.1.0", help="version of the weights")
     parser.add_argument(
         "--size",
         type=int,
         default=384,
-        help="side of the square input of the detector, which is trained at 320",
+        help="side of the detector's square input in pixels [%(default)s]",
     )
     options = parser.parse_args(arguments)
     out = options.out or Path(__file__).parent / "weights" / f"{options.task}.onnx"

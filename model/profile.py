@@ -93,7 +93,9 @@ def compare(base: LGMPoseConfig, rows: Sequence[Row] = ROWS) -> tuple[list[str],
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m model.profile", description=__doc__)
-    parser.add_argument("--network", choices=CONFIGS, default="pretrained")
+    parser.add_argument(
+        "--network", choices=CONFIGS, default="pretrained", help="configuration of LGM-Pose [%(default)s]"
+    )
     lines, agrees = compare(CONFIGS[parser.parse_args(arguments).network])
     print("\n".join(lines))
     sys.exit(not agrees)

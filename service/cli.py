@@ -15,9 +15,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("serve", help="serve until SIGTERM or SIGINT (the default)")
-    commands.add_parser("doctor", help="check the set-up and report errors")
-    for name, text in (("estimate", "persons of photos"), ("stream", "persons of a camera or a video")):
+    for name, text in (
+        ("serve", "serve until SIGTERM or SIGINT (the default)"),
+        ("doctor", "check the set-up and report errors"),
+    ):
+        commands.add_parser(name, help=text, description=text)
+    for name, text in (
+        ("estimate", "find the persons of photos"),
+        ("stream", "find the persons of a camera or a video"),
+    ):
         commands.add_parser(name, help=f"{text}, with a temporary service", add_help=False)
     commands.add_parser("adopt", help="convert a published ONNX network for the service", add_help=False)
     options, rest = parser.parse_known_args(arguments)

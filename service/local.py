@@ -12,7 +12,7 @@ from threading import Thread
 # the temporary service listens on free ports of loopback and needs no keys
 _OVERRIDES = {"POSE_HOST": "127.0.0.1", "POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
 _NOT_INHERITED = ("POSE_API_KEY", "POSE_TLS_", "POSE_RATE_LIMIT")
-# with one of these options the command needs no service, or the user names one
+# with one of these options the command needs no service, or the user names a running one
 _WITHOUT_SERVICE = {"-h", "--help", "--url", "--address"}
 
 
@@ -25,12 +25,12 @@ def run_client(command: str, arguments: Sequence[str]) -> None:
         from lgm_pose_client.__main__ import main
     except ImportError as error:
         raise SystemExit(f"{error}: pip install 'lgm-pose-client[video]'") from None
-    prefix = [] if command == "estimate" else [command]
+    prefix, prog = [] if command == "estimate" else [command], f"lgm-pose {command}"
     if _WITHOUT_SERVICE & {argument.partition("=")[0] for argument in arguments}:
-        return main([*prefix, *arguments])
+        return main([*prefix, *arguments], prog=prog)
     with _service() as (url, address):
         where = ["--url", url] if command == "estimate" else ["--address", address]
-        main([*prefix, *arguments, *where])
+        main([*prefix, *arguments, *where], prog=prog)
 
 
 @contextmanager

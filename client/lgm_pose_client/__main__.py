@@ -21,35 +21,43 @@ from lgm_pose_client.types import ROTATIONS, Options
 T = TypeVar("T")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command. Exits with one line when it cannot be done."""
+def main(arguments: list[str] | None = None, *, prog: str = "") -> None:
+    """Run the command. Exits with a one-line message if it fails.
+
+    prog: name of the command in its help text.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     try:
         if given[:1] == ["stream"]:
-            _stream(given[1:])
+            _stream(given[1:], prog or "lgm-pose-client stream")
         else:
-            _photos(given)
+            _photos(given, prog or "lgm-pose-client")
     except (ServiceError, ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-def _photos(given: list[str]) -> None:
+def _photos(given: list[str], prog: str) -> None:
     parser = argparse.ArgumentParser(
-        prog="lgm-pose-client",
-        description="The persons of photos, as JSON on standard output.",
+        prog=prog,
+        description="Writes the persons of photos to standard output as JSON.",
         epilog="`lgm-pose-client stream --help` describes cameras and videos.",
     )
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, folders of them")
-    parser.add_argument("--url", default=URL, help="the service's address [%(default)s]")
+    parser.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTO", help="image file, or folder of image files"
+    )
+    parser.add_argument("--url", default=URL, help="address of the service [%(default)s]")
     parser.add_argument(
         "--format",
         choices=("json", "coco"),
         default="json",
-        help="json: one object a photo; coco: one list of COCO results, image_id = index [%(default)s]",
+        help="json: an object for each photo; coco: a list of COCO results, whose image_id is the index of"
+        " the photo [%(default)s]",
     )
-    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures with skeletons there")
+    parser.add_argument(
+        "--draw", type=Path, metavar="FOLDER", help="also write the photos with skeletons into FOLDER"
+    )
     _add_common(parser)
     chosen = parser.parse_args(given)
     work = estimate_photos(
@@ -64,31 +72,42 @@ def _photos(given: list[str]) -> None:
         raise SystemExit(1)
 
 
-def _stream(given: list[str]) -> None:
+def _stream(given: list[str], prog: str) -> None:
     parser = argparse.ArgumentParser(
-        prog="lgm-pose-client stream", description="The persons of a camera or a video, live."
+        prog=prog, description="Finds the persons of a camera or a video, and shows the rate and the latency."
     )
-    parser.add_argument("source", help="webcam's number, video file, rtsp:// URL or folder of pictures")
+    parser.add_argument("source", help="number of a webcam, video file, rtsp:// URL, or folder of images")
     parser.add_argument(
         "--address",
         default=ADDRESS,
-        help="the service's gRPC address; https:// before it: TLS [%(default)s]",
+        help="gRPC address of the service; https://HOST:PORT uses TLS [%(default)s]",
     )
     parser.add_argument(
         "--policy",
         choices=[policy.value for policy in Policy],
-        help="latest: frames that wait are dropped for newer ones, videos run at their own pace;"
-        " all: every frame is answered, videos run as fast as they can [latest for cameras, all for others]",
+        help="latest: a newer frame replaces a waiting one, and a video runs at its own speed; all:"
+        " every frame is estimated, and a video runs as fast as possible"
+        " [latest for cameras, all for files and folders]",
     )
-    parser.add_argument("--no-tracking", action="store_true", help="persons get no ids")
-    parser.add_argument("--no-smoothing", action="store_true", help="keypoints as they were found")
+    parser.add_argument("--no-tracking", action="store_true", help="do not give persons ids")
+    parser.add_argument("--no-smoothing", action="store_true", help="do not smooth keypoints over time")
     parser.add_argument(
-        "--detect-every", type=int, default=1, metavar="N", help="run the detector on one frame in N [1]"
+        "--detect-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run the detector at least on one frame in N [1]",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="write an annotated video there")
-    parser.add_argument("--json", type=Path, metavar="FILE.jsonl", help="write answers there, one a line")
-    parser.add_argument("--camera-id", default="", help="the stream's name in the service's log")
-    parser.add_argument("--once", action="store_true", help="end when the camera is lost")
+    parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="also write a video with skeletons")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE.jsonl", help="also write the answers, one JSON object a line"
+    )
+    parser.add_argument("--camera-id", default="", help="name of the stream in the log of the service")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="end when the camera is lost; without it the camera is opened again",
+    )
     _add_common(parser)
     chosen = parser.parse_args(given)
     config = StreamConfig(
@@ -112,7 +131,7 @@ def _stream(given: list[str]) -> None:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, or until SIGTERM or SIGHUP: files that are written are closed before the exit."""
+    """Run to the end, or until SIGTERM or SIGHUP. Output files are closed before the exit."""
     task = asyncio.ensure_future(work)
     received: list[signal.Signals] = []
 
@@ -135,19 +154,21 @@ async def _until_stopped(work: Coroutine[Any, Any, T]) -> T:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     default = Options().min_score
     parser.add_argument(
-        "--min-score", type=float, default=default, help="leave out persons below it [%(default)s]"
+        "--min-score", type=float, default=default, help="minimum score of a person, in [0, 1] [%(default)s]"
     )
     parser.add_argument(
         "--rotate",
         type=int,
         choices=ROTATIONS,
         default=0,
-        help="turn pictures by these degrees, clockwise; coordinates are those of the turned picture [0]",
+        help="rotate images clockwise by these degrees; coordinates are those of the rotated image [0]",
     )
-    parser.add_argument("--api-key", metavar="KEY", help="the key to show, better given as POSE_API_KEY")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="who signed the service's certificate, PEM")
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="the certificate to show, PEM")
-    parser.add_argument("--cert-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--api-key", metavar="KEY", help="API key; the variable POSE_API_KEY is safer")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="CA of the service's certificate, PEM")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate, PEM")
+    parser.add_argument(
+        "--cert-key", type=Path, metavar="FILE", help="private key of the client certificate, PEM"
+    )
 
 
 def _options(chosen: argparse.Namespace) -> Options:

@@ -1,4 +1,4 @@
-"""`lgm-pose adopt FILE.onnx --out DIR`: a published network becomes a file that the service runs."""
+"""`lgm-pose adopt FILE.onnx --out DIR`: converts a published network for the service."""
 
 import argparse
 import json
@@ -166,25 +166,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lgm-pose adopt", description=__doc__)
     parser.add_argument("file", type=Path, help="the published ONNX file")
     parser.add_argument("--out", type=Path, required=True, help="folder of detector.onnx or pose.onnx")
-    parser.add_argument("--family", help=f"one of {', '.join(FAMILIES)}; from the file where it is left out")
-    parser.add_argument(
-        "--name", default="", help="name of the network; that of the file where it is left out"
-    )
+    parser.add_argument("--family", help=f"one of {', '.join(FAMILIES)} [that of the file]")
+    parser.add_argument("--name", default="", help="name of the network [that of the file]")
     parser.add_argument("--licence", default="", help="licence of the network, stored in the file")
-    parser.add_argument("--size", type=_size, help="HEIGHTxWIDTH of an input whose size is dynamic")
-    parser.add_argument("--skeleton", type=_chosen_skeleton, help="coco, mpii, or the JSON of /v1/skeleton")
-    parser.add_argument("--photo", type=Path, action="append", help="photo to compare on; may be repeated")
-    own = parser.add_argument_group("preprocessing", "where it is not that of the family")
-    own.add_argument("--colour", choices=("bgr", "rgb"), help="order of the channels")
-    own.add_argument("--mean", type=_three, help="of the channels in that order, of pixel values: A,B,C")
-    own.add_argument("--std", type=_three, help="deviation, likewise")
-    own.add_argument("--fit", type=Fit, choices=tuple(Fit), help="where the image lies in a detector's input")
-    own.add_argument("--fill", type=int, help="grey level where it does not")
+    parser.add_argument("--size", type=_size, help="HEIGHTxWIDTH in pixels, for an input of dynamic size")
+    parser.add_argument(
+        "--skeleton", type=_chosen_skeleton, help="coco, mpii, or a file with the JSON of /v1/skeleton"
+    )
+    parser.add_argument(
+        "--photo",
+        type=Path,
+        action="append",
+        help="photo on which both networks are compared; may be repeated",
+    )
+    own = parser.add_argument_group("preprocessing", "only if it differs from that of the family")
+    own.add_argument("--colour", choices=("bgr", "rgb"), help="order of the colour channels")
+    own.add_argument("--mean", type=_three, help="mean pixel value of each channel, in that order: A,B,C")
+    own.add_argument("--std", type=_three, help="standard deviation of each channel: A,B,C")
+    own.add_argument(
+        "--fit", type=Fit, choices=tuple(Fit), help="position of the image in a detector's input"
+    )
+    own.add_argument("--fill", type=int, help="grey level of the rest of the input, 0 to 255")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exits with one line where the file cannot be adopted."""
+    """The command line. Exits with a one-line message if the file cannot be adopted."""
     options = _parser().parse_args(arguments)
     own = {key: getattr(options, key) for key in ("mean", "std", "fit", "fill")}
     own["rgb"] = None if options.colour is None else options.colour == "rgb"
