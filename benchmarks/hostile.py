@@ -1,22 +1,28 @@
 """What hostile inputs cost, and how long they hold up the service: `python -m benchmarks.hostile`.
 
 The cost is the time of reading an input: twice the bytes must take about twice as long. The pause is the
-longest time that /healthz takes while an input of full size is sent to a running service.
+largest one of the event loop while an input of full size is sent to a running service, the median of three;
+see benchmarks.loop_pauses for its parts.
 """
 
 import sys
 import tempfile
-import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter, sleep, thread_time
 
 import grpc
 import httpx
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
+from benchmarks.loop_pauses import COMMAND, largest_pause
 from service.core.image import decode, read_size
 from service.errors import PoseError
 from tests.support.hostile import IMAGES
-from tests.support.hostile_requests import BODIES, MESSAGES, heads
+from tests.support.hostile_requests import BODIES, CONFIGS, MESSAGES, heads
 from tests.support.networks import save_networks
 from tests.support.service import Service
 
@@ -26,33 +32,6 @@ _METHODS = {
     "ModelInferRequest": "/inference.GRPCInferenceService/ModelInfer",
     "EstimateStreamRequest": "/pose.v1.PoseService/EstimateStream",
 }
-
-
-class Probe:
-    """Asks for /healthz again and again. worst: the longest time that an answer took, in seconds."""
-
-    def __init__(self, url: str) -> None:
-        self.worst = 0.0
-        self._url, self._started, self._stopped = url, threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        self._started.wait()
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=600) as client:
-            client.get("/healthz")
-            self._started.set()
-            while not self._stopped.is_set():
-                start = perf_counter()
-                client.get("/healthz")
-                self.worst = max(self.worst, perf_counter() - start)
-                sleep(0.002)
-
-    def stop(self) -> float:
-        """The longest time."""
-        self._stopped.set()
-        self._thread.join()
-        return self.worst
 
 
 def cost(data: bytes) -> float:
@@ -69,42 +48,58 @@ def cost(data: bytes) -> float:
     return min(times)
 
 
-def send_all(service: Service, size: int) -> list[str]:
-    """Send every input once. A line for each: size, status, seconds, the longest pause."""
-    lines = []
-    with httpx.Client(base_url=service.url, timeout=600) as client:
+def measure(service: Service, name: str, size: int, send: Callable[[], object]) -> None:
+    """Send an input three times. Prints a line: size, status, seconds, the largest pause and its parts."""
+    pauses, seconds, status = [], [], None
+    for _ in range(3):
+        start = perf_counter()
+        with largest_pause(service) as found:
+            status = send()
+            seconds.append(perf_counter() - start)
+        pauses.append(found.largest)
+    own, cpu, waited = (median(getattr(pause, part) for pause in pauses) for part in ("own", "cpu", "waited"))
+    took = median(seconds)
+    print(f"| {name} | {size} | {status} | {took:.2f} | {own:.0f} | {cpu:.0f} | {waited:.0f} |", flush=True)
 
-        def measure(name: str, length: int, send: object) -> None:
-            probe = Probe(service.url)
-            start = perf_counter()
-            status = send()  # type: ignore[operator]
-            seconds = perf_counter() - start
-            lines.append(f"| {name} | {length} | {status} | {seconds:.2f} | {probe.stop() * 1e3:.0f} |")
-            print(lines[-1], flush=True)
 
-        measure("nothing", 0, lambda: sleep(2))
-        for image in IMAGES:
-            data, kind = image(size), {"content-type": "image/jpeg"}
-            post = client.build_request("POST", "/v1/poses", content=data, headers=kind)
-            measure(image.__name__, len(data), lambda post=post: client.send(post).status_code)
-        for body in BODIES:
-            for length in (size, min(size, 7 * 2**20), 2**18):
-                data, kind = body.grow(length), {"content-type": body.content_type}
-                post = client.build_request("POST", body.path, content=data, headers=kind)
-                measure(body.name, len(data), lambda post=post: client.send(post).status_code)
-        for request in heads():
-            head = client.build_request(
-                request.method,
-                request.url.raw_path.decode(),
-                headers=request.headers,
-                content=request.content,
-            )
-            measure("a large head", 60_000, lambda head=head: client.send(head).status_code)
+def send_images(service: Service, client: httpx.Client, size: int) -> None:
+    for image in IMAGES:
+        data, kind = image(size), {"content-type": "image/jpeg"}
+        post = partial(client.post, "/v1/poses", content=data, headers=kind)
+        measure(service, image.__name__, len(data), lambda post=post: post().status_code)
+
+
+def send_bodies(service: Service, client: httpx.Client, size: int) -> None:
+    for body in BODIES:
+        for length in (size, min(size, 7 * 2**20), 2**18):
+            data = body.grow(length)
+            post = partial(client.post, body.path, content=data, headers=body.headers)
+            measure(service, body.name, len(data), lambda post=post: post().status_code)
+    for request in heads():
+        path = request.url.raw_path.decode()
+        head = client.build_request(request.method, path, headers=request.headers, content=request.content)
+        measure(service, "a large head", 60_000, lambda head=head: client.send(head).status_code)
+
+
+def send_messages(service: Service, size: int) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         for name, grow in MESSAGES.items():
             data, method = grow(size), _METHODS[name.partition(" ")[0]]
-            measure(name, len(data), lambda data=data, method=method: _call(channel, method, data))
-    return lines
+            measure(service, name, len(data), partial(_call, channel, method, data))
+    for name, config in CONFIGS.items():
+        text = config(size)
+        measure(service, name, len(text), partial(_converse, service, text))
+
+
+def _converse(service: Service, config: str) -> str:
+    """The end of a stream over WebSocket with this config."""
+    with connect(f"{service.url.replace('http', 'ws')}/v1/stream", max_size=None) as socket:
+        socket.send(config)
+        try:
+            while True:
+                socket.recv(timeout=600)
+        except ConnectionClosed as end:
+            return end.rcvd.reason if end.rcvd else "lost"
 
 
 def _call(channel: grpc.Channel, method: str, data: bytes) -> str:
@@ -123,9 +118,15 @@ def main() -> None:
         one, two, four = (cost(image(_SMALL * factor)) for factor in (1, 2, 4))
         print(f"| {image.__name__} | {one:.4f} | {two / one:.2f} | {four / two:.2f} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(weights=save_networks(Path(folder)))
-        print("\n| input | bytes | status | seconds | longest pause, ms |\n|---|---|---|---|---|")
-        send_all(service, size)
+        service = Service(command=COMMAND, weights=save_networks(Path(folder)))
+        print(
+            "\n| input | bytes | status | seconds | pause, ms | cpu | waited |\n|---|---|---|---|---|---|---|"
+        )
+        measure(service, "nothing", 0, partial(sleep, 1))
+        with httpx.Client(base_url=service.url, timeout=600) as client:
+            send_images(service, client, size)
+            send_bodies(service, client, size)
+        send_messages(service, size)
         service.close()
 
 

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from io import BytesIO
 
 import pytest
 
 from service.api.grpc.receive import _PAYLOADS, parse
+from service.api.http.blocks import Blocks
 from service.api.http.upload import _read_form
 from service.api.openinference.json_tensors import read_request
+from service.api.openinference.tensors import read_picture
 from service.core.image import decode, read_size
 from service.core.metadata import png_without_metadata
-from service.errors import InvalidArgument, PoseError
+from service.errors import ImageTooLarge, InvalidArgument, PoseError
 from tests.support.hostile import IMAGES, Hostile, empty_segments, text_chunks
 from tests.support.hostile_requests import BODIES, MESSAGES, Body
 
@@ -62,9 +63,12 @@ def spent(work: Callable[[], object]) -> float:
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
 def test_the_cost_of_a_hostile_body_is_linear_in_its_bytes(body: Body) -> None:
     def read(data: bytes) -> object:
-        if body.name.startswith("json"):
-            return read_request(data, None)
-        return _read_form(BytesIO(data), body.content_type.partition("boundary=")[2].encode())
+        if body.path.endswith("infer"):
+            _, tensors = read_request(data, body.json_length)
+            return read_picture(tensors)
+        blocks = Blocks()
+        blocks.write(data)
+        return _read_form(blocks, body.content_type.partition("boundary=")[2].encode())
 
     small, large = (spent(partial(read, body.grow(size))) for size in (2**16, 2**20))
     assert large < 40 * small + 0.01
@@ -84,6 +88,20 @@ def test_a_document_of_many_faults_is_refused_at_the_first_look() -> None:
         read_request(b'{"inputs":[' + b",".join([b"1"] * 300) + b"]}", None)
     with pytest.raises(PoseError, match="elements"):
         read_request(BODIES[0].grow(2**21), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [
+        ("lists", 2**19, "32768 lists"),
+        ("objects", 2**19, "32768 lists"),
+        ("fractions", 2**21 + 2**19, "2097152 bytes"),
+    ],
+)
+def test_json_that_is_costly_to_parse_is_refused_unparsed(name: str, size: int, text: str) -> None:
+    (body,) = [each for each in BODIES if each.name == f"json of {name}"]
+    with pytest.raises(ImageTooLarge, match=text):
+        read_request(body.grow(size), None)
 
 
 def test_base64_with_padding_in_its_middle_is_refused() -> None:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import httpx
 
+from service.api.openinference.json_tensors import LENGTH_HEADER
+
 Grow = Callable[[int], bytes]
 _INFER = b'{"inputs":[{"name":"pixels","datatype":"UINT8","shape":[1,1,1,3],"data":%s}],"outputs":[%s]}'
+_IMAGE = b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"data":["%s"]}]}'
 _BOUNDARY = b"b" * 40
 _PART = b"--" + _BOUNDARY + b'\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n'
 
@@ -19,10 +22,27 @@ class Body:
     path: str
     content_type: str
     grow: Grow
+    json_length: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that describe the body."""
+        length = {} if self.json_length is None else {LENGTH_HEADER: self.json_length}
+        return {"content-type": self.content_type, **length}
+
+
+_INFER_PATH = "/v2/models/lgm-pose/infer"
+_TENSOR = (
+    b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%10d}}]}'
+)
 
 
 def _json(name: str, grow: Grow) -> Body:
-    return Body(f"json of {name}", "/v2/models/lgm-pose/infer", "application/json", grow)
+    return Body(f"json of {name}", _INFER_PATH, "application/json", grow)
+
+
+def _tensor(size: int) -> bytes:
+    return _TENSOR % (size + 4) + size.to_bytes(4, "little") + b"\0" * size
 
 
 def _form(name: str, grow: Grow) -> Body:
@@ -36,6 +56,14 @@ BODIES = (
     _json("unknown keys", lambda size: b"{" + b",".join(b'"%d":1' % n for n in range(size // 12)) + b"}"),
     _json("one string", lambda size: b'{"inputs":[],"id":"' + b"a" * size + b'"}'),
     _json("nesting", lambda size: _INFER % (b"[" * (size // 2) + b"]" * (size // 2), b"")),
+    _json("lists", lambda size: _INFER % (b"[" + b",".join([b"[]"] * (size // 3)) + b"]", b"")),
+    _json("objects", lambda size: _INFER % (b"[" + b",".join([b"{}"] * (size // 3)) + b"]", b"")),
+    _json(
+        "fractions", lambda size: _INFER % (b"[" + b",".join([b"0." + b"1" * 28] * (size // 31)) + b"]", b"")
+    ),
+    _json("blanks", lambda size: b" " * size + b"{}"),
+    _json("base64", lambda size: _IMAGE % (b"A" * (size // 4 * 4))),
+    Body("a tensor", _INFER_PATH, "application/octet-stream", _tensor, str(len(_TENSOR % 0))),
     _form("line breaks", lambda size: _PART + b"\r\n" * (size // 2)),
     _form("almost boundaries", lambda size: _PART + (b"\r\n--" + _BOUNDARY[:-1]) * (size // 43)),
     _form("empty parts", lambda size: (_PART + b"\r\n") * (size // len(_PART))),
@@ -53,6 +81,14 @@ def heads() -> list[httpx.Request]:
     ]
 
 
+# the first message of a stream over WebSocket
+CONFIGS: dict[str, Callable[[int], str]] = {
+    "config of unknown keys": lambda size: (
+        "{" + ",".join(f'"{number}":1' for number in range(size // 12)) + "}"
+    ),
+    "config of lists": lambda size: '{"camera_id":[' + ",".join(["[]"] * (size // 3)) + "]}",
+    "config of one string": lambda size: '{"camera_id":"' + "a" * size + '"}',
+}
 # messages of gRPC: kind and how it grows
 MESSAGES: dict[str, Grow] = {
     "EstimateRequest of unknown fields": lambda size: b"\xf8\x01\x01" * (size // 3),

@@ -25,6 +25,7 @@ _CALLS = frozenset(
         "/inference.GRPCInferenceService/ModelInfer",
     )
 )
+_LARGE = 2**18  # bytes; waking a thread takes longer than to parse less
 # the fields of each message that hold an image; see check_fields
 _PAYLOADS: dict[type[Message], tuple[tuple[int, ...], ...]] = {
     pose_pb2.EstimateRequest: ((1,),),
@@ -55,13 +56,21 @@ class HeadFirst(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(handler.unary_unary, response_serializer=write)
 
 
+async def read_message(read: Callable[[bytes], T], data: bytes) -> T:
+    """The result of `read`, which runs on another thread if the message is large.
+
+    grpcio itself has copied the message on the event loop, which takes 1 ms for each MB.
+    """
+    return await asyncio.to_thread(read, data) if len(data) > _LARGE else read(data)
+
+
 @asynccontextmanager
 async def received(
     context: Context, api: str, intake: Intake, read: Callable[[bytes], T]
 ) -> AsyncIterator[tuple[T, Access]]:
     """The result of `read` for the message of a call, and its log record, while it is answered.
 
-    read: runs on another thread. A PoseError ends the call with its status.
+    read: see `read_message`. A PoseError ends the call with its status.
     """
     ident = identify(context)
     try:
@@ -73,7 +82,7 @@ async def received(
                     raise InvalidArgument("the call has no message")
                 access.receipt_ended()
                 held.shrink(len(data))
-                yield await asyncio.to_thread(read, data), access
+                yield await read_message(read, data), access
     except PoseError as error:
         await abort(context, error)
 

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.api.grpc.context import Context, abort, identify
 from service.api.grpc.keys import KeyInterceptor
-from service.api.grpc.receive import HeadFirst, parse, received
+from service.api.grpc.receive import HeadFirst, parse, read_message, received
 from service.api.intake import Intake
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError, ReceiptTimeout
@@ -22,7 +22,7 @@ from service.security.tls import Tls
 from service.streaming.frames import StreamConfig, StreamFrame
 from service.streaming.stream import Stream
 from service.streaming.timestamps import TimestampCheck
-from service.types import Model, Models
+from service.types import Model, Models, Options
 from service.wire.messages import answer_message, poses_message, read_config, read_frame, read_options
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 
@@ -131,10 +131,9 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
 
     async def Estimate(self, _: object, context: Context) -> pose_pb2.EstimateResponse:
         """The persons of one image; see HeadFirst."""
-        read = partial(parse, pose_pb2.EstimateRequest)
-        async with received(context, "grpc", self._intake, read) as (request, access):
+        async with received(context, "grpc", self._intake, _read_request) as ((image, options), access):
             access.poses = await self._estimator.estimate(
-                [request.image], read_options(request.options), timeout_s=context.time_remaining(), held=1
+                [image], options, timeout_s=context.time_remaining(), held=1
             )
         return pose_pb2.EstimateResponse(poses=poses_message(access.poses[0]), model=_models(self._models()))
 
@@ -170,19 +169,30 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
         except TimeoutError:
             raise ReceiptTimeout("the config did not arrive in time") from None
         if data is not grpc.aio.EOF:
-            message = parse(pose_pb2.EstimateStreamRequest, data)
+            message = await read_message(partial(parse, pose_pb2.EstimateStreamRequest), data)
             if message.WhichOneof("message") == "config":
                 return read_config(message.config)
         raise InvalidArgument("the first message of a stream must be its config")
 
 
+def _read_request(data: bytes) -> tuple[bytes, Options]:
+    """The image and the options of a request. Raises InvalidArgument."""
+    request = parse(pose_pb2.EstimateRequest, data)
+    return request.image, read_options(request.options)
+
+
+def _read_frame(data: bytes) -> StreamFrame:
+    """The frame of a message of a stream. Raises InvalidArgument."""
+    message = parse(pose_pb2.EstimateStreamRequest, data)
+    if message.WhichOneof("message") != "frame":
+        raise InvalidArgument("only the first message of a stream may be its config")
+    return read_frame(message.frame)
+
+
 async def _frames(context: Context, config: StreamConfig) -> AsyncIterator[StreamFrame]:
     timestamps = TimestampCheck() if config.tracking else None
     while (data := await context.read()) is not grpc.aio.EOF:
-        message = parse(pose_pb2.EstimateStreamRequest, data)
-        if message.WhichOneof("message") != "frame":
-            raise InvalidArgument("only the first message of a stream may be its config")
-        frame = read_frame(message.frame)
+        frame = await read_message(_read_frame, data)
         if timestamps is not None:
             timestamps.check(frame.timestamp)
         yield frame

@@ -1,7 +1,7 @@
 """Reads multipart forms (RFC 7578) with python-multipart."""
 
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,15 +12,22 @@ _MAX_PARTS = 1000
 _MAX_CONTENT_TYPE = 256  # characters; a boundary has at most 70
 
 
+class File(Protocol):
+    """The destination of a part."""
+
+    def write(self, data: bytes, /) -> object:
+        """Append."""
+
+
 class FormReader:
     """Reads a form of files piece by piece, in linear time.
 
     fields: allowed names of parts. new_file: opens the destination of a part.
     """
 
-    def __init__(self, boundary: bytes, fields: tuple[str, ...], new_file: Callable[[], BinaryIO]) -> None:
+    def __init__(self, boundary: bytes, fields: tuple[str, ...], new_file: Callable[[], File]) -> None:
         """Raises MalformedBody for an invalid boundary."""
-        self.files: list[BinaryIO] = []
+        self.files: list[File] = []
         self._fields, self._new_file = fields, new_file
         self._ended = False
         self._name = self._value = self._disposition = b""

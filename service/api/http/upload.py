@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from io import BytesIO
+from functools import partial
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service.api.http.access import access_of
+from service.api.http.blocks import BLOCK, Blocks
 from service.api.http.form import FormReader, form_boundary
 from service.api.intake import Intake
 from service.errors import Abandoned, ImageTooLarge
@@ -26,22 +27,23 @@ async def received_images(request: Request, intake: Intake, decoders: Executor) 
     """
     boundary = form_boundary(request.headers.get("content-type", ""), "image", _FIELDS)
     async with received_body(request, intake) as body:
-        if boundary is None:
-            yield [body.getvalue()]
-        else:  # parsing a large form takes long
-            yield await asyncio.get_running_loop().run_in_executor(decoders, _read_form, body, boundary)
+        read = partial(_read_image, body) if boundary is None else partial(_read_form, body, boundary)
+        if boundary is None and body.size <= BLOCK:
+            yield read()
+        else:  # takes milliseconds
+            yield await asyncio.get_running_loop().run_in_executor(decoders, read)
 
 
 @asynccontextmanager
-async def received_body(request: Request, intake: Intake) -> AsyncIterator[BytesIO]:
+async def received_body(request: Request, intake: Intake) -> AsyncIterator[Blocks]:
     """The whole body; holds a place and memory while open. Raises several kinds of PoseError."""
     async with intake.admitted(content_length(request, intake.max_bytes)) as held:
-        body = BytesIO()  # returns its bytes without a copy
+        body = Blocks()
         async with intake.receiving():
             async for chunk in limited(request, intake.max_bytes):
                 body.write(chunk)
         access_of(request.scope).receipt_ended()
-        held.shrink(body.tell())
+        held.shrink(body.size)
         yield body
 
 
@@ -72,17 +74,20 @@ def _too_large(max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"the body is larger than {max_bytes} bytes")
 
 
-def _read_form(body: BytesIO, boundary: bytes) -> list[bytes]:
-    """The files of a form, in order. Raises MalformedBody or InvalidArgument."""
-    files: list[BytesIO] = []
+def _read_image(body: Blocks) -> list[bytes]:
+    return [body.take()]
 
-    def new_file() -> BytesIO:
-        files.append(BytesIO())
+
+def _read_form(body: Blocks, boundary: bytes) -> list[bytes]:
+    """The files of a form, in order. Raises MalformedBody or InvalidArgument."""
+    files: list[Blocks] = []
+
+    def new_file() -> Blocks:
+        files.append(Blocks())
         return files[-1]
 
     form = FormReader(boundary, _FIELDS, new_file)
-    body.seek(0)
-    while window := body.read(_WINDOW):
+    for window in body.windows(_WINDOW):
         form.write(window)
     form.close()
-    return [file.getvalue() for file in files]
+    return [file.take() for file in files]

@@ -29,6 +29,7 @@ from service.streaming.stream import Stream
 _VIOLATION = 1008
 _CLOSE_CODES = {InferenceFailed: 1011, ShuttingDown: 1012, Overloaded: 1013}
 _END = "end"
+_MAX_CONFIG = 4096  # characters; a list of a million faults takes 14 s
 _SUBPROTOCOL = "pose.v1"
 
 
@@ -89,8 +90,11 @@ class WebSocketApi:
             raise ReceiptTimeout("the config did not arrive in time") from None
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message["code"])
+        text = message.get("text") or ""
+        if len(text) > _MAX_CONFIG:
+            raise InvalidArgument(f"the config, the first message, is longer than {_MAX_CONFIG} characters")
         try:
-            return StreamQuery.model_validate_json(message.get("text") or "").config()
+            return StreamQuery.model_validate_json(text).config()
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise InvalidArgument(f"the config, the first message, is wrong: {'; '.join(faults)}") from None

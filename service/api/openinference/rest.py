@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.routing import APIRoute
 
 from service.api.http.access import access_of
+from service.api.http.blocks import Blocks
 from service.api.http.disconnect import while_connected
 from service.api.http.problem import pose_problem
 from service.api.http.schemas import problems
@@ -40,6 +41,7 @@ from service.api.openinference.tensors import (
 )
 from service.core.estimator import Estimator
 from service.errors import PoseError
+from service.types import Picture
 
 #: The paths of requests for persons.
 INFER_PATHS = (f"/v2/models/{MODEL}/infer", f"/v2/models/{MODEL}/versions/{VERSION}/infer")
@@ -197,17 +199,23 @@ class OpenInferenceApi:
         """
         async with received_body(request, self.intake) as body:
             # large JSON is parsed off the event loop
-            asked, tensors = await asyncio.get_running_loop().run_in_executor(
-                self.decoders, read_request, body.getvalue(), request.headers.get(LENGTH_HEADER)
+            asked, picture = await asyncio.get_running_loop().run_in_executor(
+                self.decoders, _read, body, request.headers.get(LENGTH_HEADER)
             )
             options = read_options(asked.parameters)
             names = check_outputs([(each.name, each.parameters) for each in asked.outputs])
-            work = self.estimator.estimate([read_picture(tensors)], options, held=1)
+            work = self.estimator.estimate([picture], options, held=1)
             access = access_of(request.scope)
             (poses,) = access.poses = await while_connected(request, work)
         found = arrays(poses, len(self.estimator.skeleton.names))
         wanted = {name: array for name, array in found.items() if name in names}
         return _answer(*write_answer(asked.id, wanted, binary_outputs(asked)))
+
+
+def _read(body: Blocks, json_length: str | None) -> tuple[InferRequest, Picture]:
+    """A request and its image. Raises several kinds of PoseError."""
+    asked, tensors = read_request(body.take(), json_length)
+    return asked, read_picture(tensors)
 
 
 def _answer(body: bytes, json_length: int) -> Response:

@@ -47,12 +47,12 @@ OUTPUT_NAMES = tuple(output.name for output in outputs(0))
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of a request."""
+    """A tensor of a request. data: a part of the body, not copied, or bytes."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | memoryview
 
 
 def check_model(name: str, version: str = "") -> None:
@@ -144,10 +144,10 @@ def packed(elements: Iterable[bytes]) -> bytes:
     return b"".join(part for each in elements for part in (len(each).to_bytes(4, "little"), each))
 
 
-def _only_element(data: bytes) -> bytes:
+def _only_element(data: bytes | memoryview) -> bytes:
     if len(data) < 4 or int.from_bytes(data[:4], "little") != len(data) - 4:
         raise InvalidArgument("input 'image' is not one element after its length in 4 bytes, little endian")
-    return data[4:]
+    return bytes(memoryview(data)[4:])
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
