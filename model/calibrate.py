@@ -87,12 +87,34 @@ def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:
         gradient = features.T @ (hits - chance)
         curvature = (features * (chance * (1 - chance))[:, None]).T @ features
         weights += np.linalg.solve(curvature + 1e-6 * np.eye(2), gradient)
-    order = np.argsort(-clipped, kind="stable")
-    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + persons)
     chance = 1 / (1 + np.exp(-features @ weights))
-    best = int(f1.argmax())
     scale, shift = weights.tolist()
-    return Calibration(scale, shift, float(f1[best]), float(chance[order][best]))
+    return Calibration(scale, shift, *best_f1(chance, hits, persons))
+
+
+def best_f1(scores: Floats, hits: Bools, persons: int) -> tuple[float, float]:
+    """The best F1 of boxes with scores (N,) that find a person or not (hits (N,)), and its score threshold.
+
+    persons: number of persons to find.
+    """
+    order = np.argsort(-scores, kind="stable")
+    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(scores) + 1) + persons)
+    best = int(f1.argmax())
+    return float(f1[best]), float(scores[order][best])
+
+
+def hits_of(detected: Sequence[Scored], samples: Sequence[Sample]) -> tuple[Floats, Bools, int]:
+    """Of all boxes that count in the photos: scores (N,) and whether each finds a person (N,); and the number
+    of persons. detected: boxes and scores of each photo."""
+    pairs = [found(boxes, sample.persons) for (boxes, _), sample in zip(detected, samples, strict=True)]
+    hits = np.concatenate([h[c] for h, c in pairs])
+    scores = np.concatenate([s[c] for (_, s), (_, c) in zip(detected, pairs, strict=True)])
+    return scores, hits, sum(not person.crowd for sample in samples for person in sample.persons)
+
+
+def photos_kept_apart(data: Path) -> list[Sample]:
+    """Training photos of a folder that are kept apart, with a human box of every person."""
+    return [sample for sample in read_data(data, "train") if kept_apart(sample) and sample.boxes_complete]
 
 
 def calibrated(network: detector.PersonDetector, calibration: Calibration) -> detector.PersonDetector:
@@ -140,13 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
     parser.add_argument("--size", type=int, default=384, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
-    samples = [s for s in read_data(options.data, "train") if kept_apart(s) and s.boxes_complete]
+    samples = photos_kept_apart(options.data)
     network = detector.resized(detector.load(options.weights), (options.size, options.size))
     detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), samples)
-    pairs = [found(boxes, sample.persons) for (boxes, _), sample in zip(detected, samples, strict=True)]
-    hits = np.concatenate([h[c] for h, c in pairs])
-    scores = np.concatenate([s[c] for (_, s), (_, c) in zip(detected, pairs, strict=True)])
-    persons = sum(not person.crowd for sample in samples for person in sample.persons)
+    scores, hits, persons = hits_of(detected, samples)
     calibration = fit(scores, hits, persons)
     print(f"{len(samples)} photos, {persons} persons: {calibration}")
     print(reliability(calibration.chance(scores), hits))
