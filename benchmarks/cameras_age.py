@@ -65,9 +65,7 @@ async def ages(cameras: int, seconds: float) -> Figures:
     networks = SleepingNetworks(end)
     with ThreadPoolExecutor(1) as decoders:
         batcher = Batcher(Stages(networks, decoders, max_pixels=1000).run)
-        estimator = Estimator(
-            batcher, max_images=1, max_pixels=1000, timeout_s=60, max_streams=cameras, stream_window=1
-        )
+        estimator = Estimator(batcher, max_images=1, max_pixels=1000, timeout_s=60, max_streams=cameras)
 
         async def watch(number: int) -> None:
             stream = Stream(estimator, StreamConfig(), api="benchmark", ident=str(number))

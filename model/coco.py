@@ -1,10 +1,9 @@
 """Reader of COCO person keypoints in the published layout (https://cocodataset.org/#download)."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
-from model.samples import PersonAnnotation, Sample, person_annotation
+from model.samples import Sample, persons_by_image
 
 
 def read_coco(root: Path, split: str) -> list[Sample]:
@@ -15,9 +14,7 @@ def read_coco(root: Path, split: str) -> list[Sample]:
     """
     year_split = f"{split}2017"
     coco = json.loads((root / "annotations" / f"person_keypoints_{year_split}.json").read_text())
-    persons: dict[int, list[PersonAnnotation]] = defaultdict(list)
-    for annotation in coco["annotations"]:
-        persons[annotation["image_id"]].append(person_annotation(annotation))
+    persons = persons_by_image(coco)
     return [
         Sample(
             id=image["id"],

@@ -93,9 +93,7 @@ def _read_shard(path: Path) -> list[Sample]:
         stored = tar.extractfile(members["annotations.json.gz"])
         assert stored is not None  # a regular file
         coco = json.loads(gzip.decompress(stored.read()))
-    persons: dict[int, list[PersonAnnotation]] = defaultdict(list)
-    for annotation in coco["annotations"]:
-        persons[annotation["image_id"]].append(person_annotation(annotation))
+    persons = persons_by_image(coco)
     return [
         Sample(
             id=image["id"],
@@ -116,8 +114,16 @@ def _read_range(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def person_annotation(annotation: dict[str, Any]) -> PersonAnnotation:
-    """A COCO `person_keypoints` annotation, with `teacher_keypoints` if there are any."""
+def persons_by_image(coco: dict[str, Any]) -> dict[int, list[PersonAnnotation]]:
+    """The persons of a COCO `person_keypoints` file; an image id without persons gives an empty list."""
+    persons: dict[int, list[PersonAnnotation]] = defaultdict(list)
+    for annotation in coco["annotations"]:
+        persons[annotation["image_id"]].append(_person(annotation))
+    return persons
+
+
+def _person(annotation: dict[str, Any]) -> PersonAnnotation:
+    """An annotation, with `teacher_keypoints` if there are any."""
     x, y, width, height = annotation["bbox"]
     return PersonAnnotation(
         id=annotation["id"],

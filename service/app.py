@@ -111,7 +111,6 @@ def _open_core(settings: Settings) -> Core:
         max_pixels=settings.max_pixels,
         timeout_s=settings.request_timeout_s,
         max_streams=settings.max_streams,
-        stream_window=settings.stream_window,
         skeleton=worker.skeleton,
     )
     intake = Intake(

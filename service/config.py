@@ -85,9 +85,6 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         default=64, description="streams open at the same time; further ones are refused", ge=0
     )
-    stream_window: int = Field(
-        default=4, description="largest number of frames of a stream in work", ge=1, le=256
-    )
     max_body_bytes: int = Field(
         default=20 * 2**20, description="largest request body or gRPC message in bytes", ge=1024, le=2**31 - 1
     )

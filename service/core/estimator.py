@@ -28,8 +28,7 @@ class Estimator:
     """Admits, queues and answers images.
 
     max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
-    max_streams: open at once. stream_window: frames of a stream that are worked on at once, at most.
-    skeleton: of the persons' keypoints.
+    max_streams: open at once. skeleton: of the persons' keypoints.
     """
 
     def __init__(
@@ -40,12 +39,11 @@ class Estimator:
         max_pixels: int,
         timeout_s: float,
         max_streams: int,
-        stream_window: int,
         skeleton: Skeleton = COCO,
     ) -> None:
         self._batcher, self.skeleton = batcher, skeleton
         self._max_images, self.max_pixels, self._timeout_s = max_images, max_pixels, timeout_s
-        self._max_streams, self.stream_window = max_streams, stream_window
+        self._max_streams = max_streams
         self._admitted = self._streams = 0
         self.draining = asyncio.Event()
         self._drained_by: float | None = None

@@ -8,7 +8,6 @@ from time import perf_counter
 import numpy as np
 
 from model.artefact import DetectorMetadata, Metadata, PoseMetadata
-from model.keypoints import Skeleton
 from model.topdown import Detector, PoseEstimator
 from service.inference.persons import find_boxes, find_persons
 from service.inference.runtime import Files, Runtime, Session, open_session
@@ -49,21 +48,7 @@ class Pipeline:
     def __init__(self, alone: Networks, parallel: Networks) -> None:
         """alone: uses all processors. parallel: the same networks on one thread, for parallel calls."""
         self._alone, self._parallel = alone, parallel
-
-    @property
-    def models(self) -> Models:
-        """The loaded networks."""
-        return self._alone.models
-
-    @property
-    def skeleton(self) -> Skeleton:
-        """The keypoints of its persons."""
-        return self._alone.skeleton
-
-    @property
-    def batches(self) -> bool:
-        """Whether batches are faster than parallel calls, as on a GPU."""
-        return self._alone.batches
+        self.models, self.skeleton, self.batches = alone.models, alone.skeleton, alone.batches
 
     def run(self, frames: Sequence[InferenceInput], *, alone: bool = True) -> list[InferenceResult]:
         """The persons of each frame. A frame has the same result alone and in a batch.

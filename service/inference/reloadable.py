@@ -16,19 +16,15 @@ _DONE, _REFUSED = MODEL_RELOADS.labels("done"), MODEL_RELOADS.labels("refused")
 
 
 class AnyPipeline(Protocol):
-    """A pipeline in this process or in a child process."""
+    """A pipeline in this process or in a child process.
 
-    @property
-    def models(self) -> Models:
-        """The loaded networks."""
+    models: the loaded networks. skeleton: the keypoints of its persons. batches: batches are faster than
+    parallel calls, as on a GPU.
+    """
 
-    @property
-    def skeleton(self) -> Skeleton:
-        """The keypoints of its persons."""
-
-    @property
-    def batches(self) -> bool:
-        """Whether batches are faster than parallel calls, as on a GPU."""
+    models: Models
+    skeleton: Skeleton
+    batches: bool
 
     def run(self, frames: Sequence[InferenceInput], *, alone: bool) -> list[InferenceResult]:
         """The persons of each frame. Raises WorkerLost when the pipeline can no longer run.
@@ -54,18 +50,15 @@ class ReloadablePipeline:
         self._open = open_pipeline
         self._changing, self._reloading = Lock(), Lock()
         self._pipeline = open_pipeline()
-        #: What the keypoints are, as long as the process lives: clients ask for it once.
+        #: The keypoints of the persons. A reload does not change them, because clients ask for them once.
         self.skeleton = self._pipeline.skeleton
+        #: Whether batches are faster than parallel calls, as on a GPU.
+        self.batches = self._pipeline.batches
         self._publish()
 
     def models(self) -> Models:
         """The loaded networks."""
         return self._pipeline.models
-
-    @property
-    def batches(self) -> bool:
-        """Whether batches are faster than parallel calls, as on a GPU."""
-        return self._pipeline.batches
 
     def run(self, frames: Sequence[InferenceInput], *, alone: bool = True) -> list[InferenceResult]:
         """The persons of each frame; `alone` as in AnyPipeline. Raises WorkerLost."""

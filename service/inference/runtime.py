@@ -32,19 +32,15 @@ class Files:
 
 
 class Session(Protocol):
-    """A loaded network, which any number of threads may run at the same time."""
+    """A loaded network, which any number of threads may run at the same time.
 
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The metadata of the file, as text."""
+    metadata: of the file, as text. batches: one call with several images is faster than parallel calls, as
+    on a GPU. runtime: what runs the network: onnxruntime, openvino or torch.
+    """
 
-    @property
-    def batches(self) -> bool:
-        """Whether one call with several images is faster than parallel calls, as on a GPU."""
-
-    @property
-    def runtime(self) -> str:
-        """What runs the network: onnxruntime, openvino or torch."""
+    metadata: Mapping[str, str]
+    batches: bool
+    runtime: str
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """The outputs float32 (N, ...) of images uint8 BGR (N, H, W, 3) of the network's input size."""

@@ -31,6 +31,7 @@ from service.streaming.frames import (
 from service.types import Boxes, Poses
 
 logger = logging.getLogger(__name__)
+WINDOW = 4  # frames of a stream in the service under Policy.ALL, with their images
 _MAX_WAITING = 256  # frames whose answers wait for a slow reader under Policy.LATEST; only one holds an image
 
 
@@ -83,7 +84,7 @@ class Stream:
         )
         self._entries: deque[_Entry] = deque()  # frames without an answer, in order
         self._works: deque[_Work] = deque()  # of the frames that are neither answered nor dropped, in order
-        self._limit = estimator.stream_window if config.policy is Policy.ALL else _MAX_WAITING
+        self._limit = WINDOW if config.policy is Policy.ALL else _MAX_WAITING
         self._entered, self._left = asyncio.Event(), asyncio.Event()
         self._ended = False
         self._failure: PoseError | None = None

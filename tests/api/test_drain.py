@@ -19,7 +19,7 @@ REST_S = 8  # the last words over each protocol, the end of the worker, a busy m
 
 
 async def test_a_grpc_reader_that_stopped_delays_the_end_by_one_drain(launch: Launch, small: bytes) -> None:
-    service = launch(drain_timeout_s=DRAIN_S, stream_window=2)
+    service = launch(drain_timeout_s=DRAIN_S)
     options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
     async with grpc.aio.insecure_channel(service.grpc, options) as channel:
         call = pose_pb2_grpc.PoseServiceStub(channel).EstimateStream()

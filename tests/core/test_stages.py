@@ -45,7 +45,7 @@ async def estimator(infer: Any, *, runners: int, max_batch: int) -> AsyncIterato
     with ThreadPoolExecutor(4) as decoders:
         stages = Stages(infer, decoders, max_pixels=10**6)
         batcher = Batcher[Job, Done](stages.run, runners=runners, max_batch=max_batch)
-        limits = {"max_images": 100, "max_pixels": 10**6, "max_streams": 1, "stream_window": 1}
+        limits = {"max_images": 100, "max_pixels": 10**6, "max_streams": 1}
         yield Estimator(batcher, timeout_s=60, **limits)  # type: ignore[arg-type]
         await batcher.close()
 

@@ -12,8 +12,9 @@ from service.errors import InferenceFailed, InvalidArgument, Overloaded, Shuttin
 from service.observability.metrics import IN_FLIGHT, STREAM_FRAMES, STREAMS
 from service.security.client import CLIENT, Client
 from service.streaming.frames import Answer, Dropped, Failed, StreamConfig, StreamFrame
+from service.streaming.stream import WINDOW
 from service.types import RawImage
-from tests.support.rig import ALL, LATEST, WINDOW, Camera, Rig, every, frame, outcomes, settle
+from tests.support.rig import ALL, LATEST, Camera, Rig, every, frame, outcomes, settle
 
 
 async def test_latest_drops_the_waiting_frame_when_a_newer_one_arrives(rig: Rig) -> None:

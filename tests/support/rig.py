@@ -13,7 +13,6 @@ from service.streaming.stream import Stream
 from service.types import Boxes, InferenceInput, InferenceResult, RawImage
 from tests.streaming.test_tracking import person
 
-WINDOW = 3
 LATEST, ALL = StreamConfig(), StreamConfig(policy=Policy.ALL)
 
 
@@ -55,7 +54,6 @@ class Rig:
             max_pixels=1000,
             timeout_s=30,
             max_streams=max_streams,
-            stream_window=WINDOW,
         )
 
     def stream(self, config: StreamConfig = LATEST) -> Stream:
