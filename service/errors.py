@@ -3,6 +3,7 @@
 bytes -> [limits] -> image -> [admission] -> place -> [deadline] -> batch -> [inference] -> persons
 """
 
+from copy import copy
 from typing import ClassVar
 
 from grpc import StatusCode
@@ -21,14 +22,13 @@ class PoseError(Exception):
     http_status: ClassVar[int]
     grpc_status: ClassVar[StatusCode]
     retry_after_s: int | None = None
-
-    def __init__(self, detail: str, *, index: int | None = None) -> None:
-        super().__init__(detail)
-        self.index = index
+    index: int | None = None
 
     def at(self, index: int) -> "PoseError":
         """The same failure for image `index`."""
-        return type(self)(str(self), index=index)
+        failure = copy(self)
+        failure.index = index
+        return failure
 
 
 class InvalidImage(PoseError):
@@ -103,8 +103,8 @@ class RateLimited(PoseError):
 
     code, http_status, grpc_status = "rate_limited", 429, StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, detail: str, *, index: int | None = None, retry_after_s: int = RETRY_AFTER_S) -> None:
-        super().__init__(detail, index=index)
+    def __init__(self, detail: str, *, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(detail)
         self.retry_after_s = retry_after_s
 
 
@@ -119,8 +119,8 @@ class InferenceFailed(PoseError):
 
     code, http_status, grpc_status = "internal", 500, StatusCode.INTERNAL
 
-    def __init__(self, detail: str = "the image could not be processed", *, index: int | None = None) -> None:
-        super().__init__(detail, index=index)
+    def __init__(self, detail: str = "the image could not be processed") -> None:
+        super().__init__(detail)
 
 
 class NotInstalled(PoseError):
@@ -142,10 +142,8 @@ class WorkerLost(PoseError):
     code, http_status, grpc_status = "worker_lost", 503, StatusCode.UNAVAILABLE
     retry_after_s = RETRY_AFTER_S
 
-    def __init__(
-        self, detail: str = "the worker crashed and is being restarted", *, index: int | None = None
-    ) -> None:
-        super().__init__(detail, index=index)
+    def __init__(self, detail: str = "the worker crashed and is being restarted") -> None:
+        super().__init__(detail)
 
 
 class StorageFull(PoseError):
