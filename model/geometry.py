@@ -15,7 +15,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Alignment(StrEnum):
-    """Where the W pixels of a crop lie in the box that it shows, and the w heatmap pixels in the crop.
+    """How crop pixels are aligned with the box, and heatmap pixels with the crop.
 
     CENTRES: a pixel covers its share of the box and is at its centre, so heatmap pixel i of stride s is at
     crop pixel (i + 0.5) * s - 0.5, and flips of crop and heatmap commute.

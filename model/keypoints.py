@@ -39,7 +39,7 @@ class Skeleton:
 
     names: of the keypoints, in the network's order. edges: limbs, as pairs of indices. flip_pairs: left and
     right keypoint, as pairs of indices. oks_sigmas: COCO's falloff of each keypoint.
-    Raises ValueError where the parts do not fit each other.
+    Raises ValueError if the parts do not fit each other.
     """
 
     names: tuple[str, ...]

@@ -56,7 +56,7 @@ def room_graph(package: str) -> dict[str, set[str]]:
 
 
 def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """The longest chain of imports. Raises RecursionError where there is a circle."""
+    """The longest chain of imports. Raises RecursionError if imports form a cycle."""
 
     @cache
     def below(name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ COPIES = {  # folder of the stubs: (its package, names of the .proto files)
 
 
 def write_stubs(root: Path) -> None:
-    """Write both copies of the stubs below `root`. Raises CalledProcessError where protoc fails."""
+    """Write both copies of the stubs below `root`. Raises CalledProcessError if protoc fails."""
     with tempfile.TemporaryDirectory() as folder:
         sources = sorted(f"{DESCRIPTORS}/{path.name}" for path in (ROOT / "proto").glob("*.proto"))
         command = ["-m", "grpc_tools.protoc", f"-I{DESCRIPTORS}={ROOT / 'proto'}", *sources]

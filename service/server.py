@@ -117,7 +117,7 @@ class Server(uvicorn.Server):
 
     def _hang_up(self) -> None:
         """Handle the loss of the terminal, after which writing to it fails."""
-        logger.info("hung up")
+        logger.info("the terminal was closed")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             if stream.isatty():

@@ -30,7 +30,7 @@ class RecordingClock:
 
 
 class TimestampCheck:
-    """Warns where the first frames of a tracked stream are too far apart for tracks to last."""
+    """Warns if the first frames of a tracked stream are so far apart that tracks end between them."""
 
     def __init__(self, config: StreamConfig) -> None:
         self._left = _ENOUGH if config.tracking else 0
@@ -46,7 +46,7 @@ class TimestampCheck:
             if not self._left and step > _MEMORY_S:
                 warnings.warn(
                     f"timestamps are {step:g} s apart, and a track ends {_MEMORY_S} s after its last person: "
-                    "timestamps are in seconds, not milliseconds",
+                    "give seconds, not milliseconds",
                     stacklevel=2,
                 )
         self._last = frame.timestamp

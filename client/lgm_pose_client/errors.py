@@ -20,13 +20,13 @@ class ServiceError(Exception):
 
 
 class Patience:
-    """The seconds that a request may wait in total while the service refuses it for now."""
+    """The total time that a request may wait while the service refuses it."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
 
     def pause(self, error: ServiceError) -> float:
-        """The seconds to wait before the next try. Raises `error` where that is unknown or too long."""
+        """The seconds to wait before the next try. Raises `error` if they are unknown or too many."""
         if error.retry_after_s is None or error.retry_after_s > self._left:
             raise error
         self._left -= error.retry_after_s

@@ -113,7 +113,7 @@ class Answer:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """An answer of a decoded JSON object. Raises KeyError where a field is missing."""
+        """An answer of a decoded JSON object. Raises KeyError if a field is missing."""
         outcome: Outcome
         if "poses" in value:
             outcome = Poses.from_json(value["poses"])

@@ -35,8 +35,8 @@ KEEPALIVE_S, PING_TIMEOUT_S = 10.0, 10.0
 class GrpcClient:
     """Blocking calls over gRPC, with TLS to an address like https://host:port. Each raises ServiceError.
 
-    timeout_s: for an answer. patience_s: in total, for an image that the service refuses for now; it is sent
-    again when the service says.
+    timeout_s: for an answer. patience_s: total time for an image that the service refuses; the image is sent
+    again after the time that the service states.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class GrpcClient:
             raise service_error(error) from error
 
     def stream(self, frames: Iterable[StreamFrame], config: StreamConfig | None = None) -> Iterator[Answer]:
-        """The answer to each frame, in order. Ends with the connection; AsyncGrpcClient connects again.
+        """The answer to each frame, in order. Ends when the connection breaks; AsyncGrpcClient reconnects.
 
-        What `frames` raises is raised once the frames before it are answered.
+        Raises what `frames` raises, after the frames before it are answered.
         """
         chosen = config or StreamConfig()
         failures: list[Exception] = []
@@ -92,7 +92,7 @@ class GrpcClient:
                 for frame in frames:
                     check.see(frame)
                     yield frame_message(frame)
-            except Exception as error:  # grpc would put a failure of its own in its place
+            except Exception as error:  # grpc would replace it by an error of its own
                 failures.append(error)
 
         call = self._stub.EstimateStream(messages(), metadata=self._metadata)
@@ -161,14 +161,14 @@ class AsyncGrpcClient:
         *,
         give_up_s: float = 30,
     ) -> AsyncGenerator[Answer, None]:
-        """The answer to each frame, in order, over as many connections as it takes.
+        """The answer to each frame, in order. Opens a new connection when one breaks.
 
         A frame whose connection broke is answered as failed, with the code `connection_lost`; the counts are
-        those over all connections. A track id is never used again: after a break persons get new ones. A
-        connection that passes no bytes is given up within 2 * KEEPALIVE_S + PING_TIMEOUT_S.
+        those over all connections. A track id is not used twice: after a break persons get new ids.
+        A connection that passes no bytes is replaced within 2 * KEEPALIVE_S + PING_TIMEOUT_S.
 
-        Raises ServiceError once there has been no connection for give_up_s, or at once for a frame that is
-        larger than the service accepts; what `frames` raises, once the frames before it are answered.
+        Raises ServiceError after give_up_s without a connection, or at once for a frame that is larger than
+        the service accepts. Raises what `frames` raises, after the frames before it are answered.
         """
         open_call = partial(self._stub.EstimateStream, metadata=self._metadata)
         return ReconnectingStream(open_call, config or StreamConfig(), give_up_s).answers(frames)
@@ -191,5 +191,8 @@ def _options() -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         # of other pings: one that measures the bandwidth is often under way, and no second one is sent
         ("grpc.http2.ping_timeout_ms", round(PING_TIMEOUT_S * 1000)),
-        ("grpc.http2.max_pings_without_data", 0),  # no limit: a quiet camera's pings go on
+        (
+            "grpc.http2.max_pings_without_data",
+            0,
+        ),  # no limit: also without frames
     )

@@ -33,9 +33,9 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 class HttpClient:
     """Blocking calls over REST. Each raises ServiceError.
 
-    timeout_s: for a connection, and for each pause within an answer. patience_s: in total, for a request that
-    the service refuses for now, by a status with Retry-After; it is sent again. A request is also sent again,
-    once, where its connection closes before the answer begins.
+    timeout_s: for a connection, and for each pause within an answer. patience_s: total time for a request
+    that the service refuses with Retry-After; the request is then sent again. A request is also sent again,
+    once, if its connection closes before the answer begins.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class HttpClient:
             return _skeleton(response)
 
     def estimate_video(self, video: BinaryIO, config: StreamConfig | None = None) -> Iterator[Answer]:
-        """The answer to each frame of a video file, as it comes; warns of frames that cannot be decoded."""
+        """Yields the answer to each frame of a video file; warns of frames that cannot be decoded."""
         rewind = _rewind(video)
 
         def build() -> httpx.Request:
@@ -89,7 +89,7 @@ class HttpClient:
 
     @contextmanager
     def _answer(self, build: Build, *, repeatable: bool = True) -> Iterator[httpx.Response]:
-        """The response with a good status, whose body is yet to be read."""
+        """A successful response; its body is not read yet."""
         patience = Patience(self._patience_s if repeatable else 0)
         try:
             while True:
@@ -212,7 +212,7 @@ class AsyncHttpClient:
 
 
 def _opened(kind: type[C], url: str, timeout_s: float, credentials: Credentials) -> C:
-    """A client that goes through the proxy of the environment, but for the hosts of NO_PROXY."""
+    """A client that uses the proxy of the environment, except for the hosts of NO_PROXY."""
     try:
         return kind(
             base_url=url,
@@ -233,7 +233,7 @@ def _opened(kind: type[C], url: str, timeout_s: float, credentials: Credentials)
 
 
 def _image(options: Options | None, accept: str) -> dict[str, Any]:
-    """Arguments of a request for the persons of an image, but for its content."""
+    """Arguments of a request for the persons of an image, without its content."""
     return {
         "url": "/v1/poses",
         "params": asdict(options or Options()),
@@ -242,7 +242,7 @@ def _image(options: Options | None, accept: str) -> dict[str, Any]:
 
 
 def _video(config: StreamConfig | None) -> dict[str, Any]:
-    """Arguments of a request for the persons of a video, but for its content."""
+    """Arguments of a request for the persons of a video, without its content."""
     chosen = config or StreamConfig()
     return {
         "url": "/v1/videos",
@@ -257,7 +257,7 @@ def _video(config: StreamConfig | None) -> dict[str, Any]:
 
 
 def _rewind(video: BinaryIO) -> Callable[[], object]:
-    """Sets a file back to where it is now, where it can be."""
+    """A function that sets a file back to its present position, if the file is seekable."""
     if not video.seekable():
         return lambda: None
     start = video.tell()

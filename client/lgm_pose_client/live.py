@@ -1,4 +1,4 @@
-"""A stream of a source with a live line of its pace."""
+"""Streams a source and shows its rate on a status line."""
 
 import asyncio
 import statistics
@@ -33,7 +33,7 @@ class Pace:
         self._latencies: deque[float] = deque(maxlen=_RECENT)
 
     def sent(self, frame: StreamFrame) -> None:
-        """A frame is about to be sent."""
+        """Record that a frame is sent now."""
         self._sent[frame.frame_id] = time.perf_counter()
 
     def answered(self, answer: Answer) -> None:
@@ -53,7 +53,7 @@ class Pace:
         self._bar.update()
 
     def close(self) -> None:
-        """Leave the line as it is; say what was lost."""
+        """Close the line and report damaged frames."""
         self._bar.close()
         if self._source.damaged:
             say(f"{self._source.damaged} frames are damaged and were not sent")

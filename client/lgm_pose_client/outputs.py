@@ -1,4 +1,4 @@
-"""Where results are written: never over an input, never two to one place."""
+"""Checks the paths of outputs: no output replaces an input or another output."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path]) -> None:
-    """Raise ValueError where an output is an input or another output, or its folder is not there."""
+    """Raise ValueError if an output is an input or another output, or if its folder does not exist."""
     files = {_identity(path) for path in inputs if path.exists()}
     seen: set[object] = set()
     for path in outputs:
@@ -23,10 +23,10 @@ def check_outputs(inputs: Iterable[Path], outputs: Sequence[Path]) -> None:
 
 
 def drawn_paths(photos: Sequence[Path], folder: Path) -> list[Path]:
-    """Where the drawn picture of each photo goes: folder/NAME.jpg.
+    """The path of the drawn picture of each photo: folder/NAME.jpg.
 
-    Where that would be one place for two photos, the path keeps their folders, their suffixes, or both.
-    Raises ValueError where a picture would replace a photo.
+    If two photos would get the same path, the paths keep their folders, their suffixes, or both.
+    Raises ValueError if a picture would replace a photo.
     """
     full = [photo.resolve() for photo in photos]
     top = Path(os.path.commonpath([photo.parent for photo in full]))
@@ -47,7 +47,7 @@ def drawn_paths(photos: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _places(paths: Sequence[Path]) -> int:
-    """How many different places these are on this file system."""
+    """The number of different paths on this file system."""
     return len({os.path.normcase(path) for path in paths})
 
 

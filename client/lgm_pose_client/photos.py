@@ -1,4 +1,4 @@
-"""Many photos over REST, a few at a time."""
+"""Sends photos over REST, a few at a time."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def estimate_photos(
     """Write the persons of each photo to standard output, and pictures of them into a folder.
 
     given: photos, and folders of photos. A photo that cannot be read or is refused is named on standard
-    error, and False is returned. Raises ValueError where a picture would replace a photo, before any work;
+    error, and False is returned. Raises ValueError if a picture would replace a photo, before any work;
     ServiceError when the service cannot be reached, once all answers are written.
     """
     photos = [photo for path in given for photo in (pictures_of(path) if path.is_dir() else [path])]
@@ -72,7 +72,7 @@ async def estimate_photos(
 async def _answers(
     photos: Sequence[Path], url: str, options: Options, credentials: Credentials
 ) -> AsyncGenerator[tuple[int, asyncio.Task[Poses]], None]:
-    """Index and answer of each photo, in order; once the service is unreachable no photo is sent."""
+    """Index and answer of each photo, in order. Sends no further photo when the service is unreachable."""
     places = asyncio.Semaphore(_AT_ONCE)
     gone: list[ServiceError] = []
 

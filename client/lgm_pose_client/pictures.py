@@ -70,7 +70,7 @@ def encode(image: Image.Image) -> bytes:
 def decode(data: bytes, rotate: int = 0) -> Image.Image:
     """The RGB image, upright after its EXIF orientation, then turned by `rotate` degrees clockwise.
 
-    Raises ValueError where it cannot be decoded.
+    Raises ValueError if it cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:

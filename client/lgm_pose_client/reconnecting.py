@@ -26,7 +26,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class ReconnectingStream:
-    """One stream over as many connections as it takes; between them it pauses, longer each time."""
+    """One stream over several connections. The pauses between them grow."""
 
     def __init__(self, open_call: Callable[[], Call], config: StreamConfig, give_up_s: float) -> None:
         """give_up_s: without a connection that answers, after which the failure is raised."""
@@ -61,7 +61,7 @@ class ReconnectingStream:
             source.cancel()
 
     async def _take(self, frames: AsyncIterator[StreamFrame]) -> None:
-        """Make messages of the frames. A failure ends the stream once the frames before are answered."""
+        """Converts frames to messages. A failure ends the stream after the frames before it are answered."""
         check = TimestampCheck(self._config)
         try:
             async for frame in frames:
@@ -147,7 +147,7 @@ class TrackIds:
 
 
 def _is_transient(error: grpc.RpcError) -> bool:
-    """Whether another connection may do better."""
+    """Whether a new connection may help."""
     return (error.code() in _TRANSIENT and not is_too_large(error)) or error.details() == STATUS_LOST
 
 

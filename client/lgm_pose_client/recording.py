@@ -79,7 +79,7 @@ class AnnotatedVideo:
 
 
 def open_annotated(path: Path, rotate: int, skeleton: Skeleton) -> AnnotatedVideo:
-    """A new video file. Raises ValueError without PyAV, or where it cannot be written."""
+    """A new video file. Raises ValueError if PyAV is missing or the file cannot be written."""
     try:
         import av
     except ImportError:

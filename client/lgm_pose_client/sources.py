@@ -47,7 +47,7 @@ class Source:
         return Policy.LATEST if self.live else Policy.ALL
 
     def __iter__(self) -> Iterator[StreamFrame]:
-        """Every frame. Raises ValueError or OSError where one cannot be read."""
+        """Every frame. Raises ValueError or OSError if one cannot be read."""
         raise NotImplementedError
 
     async def stream(self, policy: Policy | None = None) -> AsyncGenerator[StreamFrame, None]:
@@ -101,7 +101,7 @@ class Camera(Source):
     """A webcam or a network camera, which is opened again, after growing pauses, when it is lost."""
 
     def __init__(self, name: str, kind: str | None, *, once: bool, report: Report) -> None:
-        """kind: FFmpeg's name of the device's format. Raises ValueError where it cannot be opened."""
+        """kind: FFmpeg's name of the device's format. Raises ValueError if it cannot be opened."""
         super().__init__(live=True)
         self._name, self._kind, self._once, self._report = name, kind, once, report
         self._container = _opened(name, kind)
@@ -128,7 +128,7 @@ class Camera(Source):
                 return
 
     def _open_again(self, reason: str) -> bool:
-        """Open the camera when it is there again; False where the source is closed first."""
+        """Open the camera when it is available again. Returns False if the source is closed first."""
         self.gaps += 1
         pause = _FIRST_PAUSE_S
         while True:
@@ -155,7 +155,7 @@ def open_source(name: str, *, once: bool = False, report: Report | None = None) 
     kind = None
     if name.isdigit():
         if sys.platform not in _WEBCAM:
-            raise ValueError(f"webcams are not known on {sys.platform}: give a URL")
+            raise ValueError(f"webcams are not supported on {sys.platform}: give a URL")
         place, kind = _WEBCAM[sys.platform]
         name = place.format(name)
     elif path.is_file() or _is_recording(name):
@@ -166,7 +166,7 @@ def open_source(name: str, *, once: bool = False, report: Report | None = None) 
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted by name. Raises ValueError where there is none."""
+    """The pictures of a folder, sorted by name. Raises ValueError if there is none."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise ValueError(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
@@ -174,7 +174,7 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def _is_recording(name: str) -> bool:
-    """Whether a URL is that of a file: it has a length, and its server sends it as fast as it is read."""
+    """Whether a URL names a file: it has a length, and its server sends it as fast as it is read."""
     if urlsplit(name).scheme not in ("http", "https"):
         return False
     with _opened(name) as container:
@@ -198,7 +198,7 @@ def _opened(name: str, kind: str | None = None) -> "InputContainer":
 
 
 def _decoded(source: Source, container: "InputContainer") -> Iterator["VideoFrame"]:
-    """Every frame that can be decoded; the others are counted. Raises OSError where reading fails."""
+    """Every frame that can be decoded; the others are counted. Raises OSError if reading fails."""
     from av import FFmpegError
 
     stream = container.streams.video[0]
@@ -240,7 +240,7 @@ def _orientation(frame: "VideoFrame") -> int:
 
 
 async def _eager(frames: Iterator[StreamFrame]) -> AsyncIterator[StreamFrame]:
-    """Every frame as soon as it is asked for."""
+    """Every frame, as soon as it is requested."""
     while (frame := await asyncio.to_thread(next, frames, None)) is not None:
         yield frame
 

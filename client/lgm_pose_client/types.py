@@ -67,7 +67,7 @@ class Poses:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Poses of a decoded JSON object. Raises KeyError where a field is missing."""
+        """Poses of a decoded JSON object. Raises KeyError if a field is missing."""
         times = value["timings"]
         return cls(
             value["width"],
@@ -86,7 +86,7 @@ class Skeleton:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """A skeleton of a decoded JSON object. Raises KeyError where a field is missing."""
+        """A skeleton of a decoded JSON object. Raises KeyError if a field is missing."""
         return cls(tuple(value["names"]), tuple((a, b) for a, b in value["edges"]))
 
 

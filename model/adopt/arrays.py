@@ -16,7 +16,7 @@ Array = Any
 
 
 class Recording:
-    """Nodes and constants that are recorded, to be put before or behind a network."""
+    """Recorded nodes and constants, which are inserted before or after a network."""
 
     def __init__(self, prefix: str) -> None:
         """prefix: of the names of the nodes, which must not occur in the network."""
@@ -42,7 +42,7 @@ class Recording:
 class Symbol:
     """An array of the graph that is being recorded."""
 
-    __array_ufunc__ = None  # so that an array on the left side leaves the operation to us
+    __array_ufunc__ = None  # so that an array on the left side uses the operators of this class
 
     def __init__(self, recording: Recording, name: str) -> None:
         self.recording, self.name = recording, name

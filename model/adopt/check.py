@@ -34,7 +34,7 @@ class Adoption:
     def compare(self, photos: Mapping[Path, Pixels]) -> tuple[float, list[str]]:
         """The largest difference on the photos (H, W, 3), and what the result finds in each.
 
-        Raises AdoptError where the difference is above TOLERANCE or the result cannot be run.
+        Raises AdoptError if the difference is above TOLERANCE or the result cannot be run.
         """
         path = self.published.path
         onnx.checker.check_model(self.model)

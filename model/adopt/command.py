@@ -75,7 +75,7 @@ def choose(
 ) -> tuple[Family, Decode, tuple[Floats, ...]]:
     """The family of a network, as named or from its outputs and names; how it is decoded; decoded outputs.
 
-    photo: (H, W, 3). Raises AdoptError where its outputs are not of that family, of none, or of several.
+    photo: (H, W, 3). Raises AdoptError if its outputs are not of that family, of none, or of several.
     """
     height, width = published.size
     image = np.asarray(cv2.resize(photo, (width, height)), np.uint8)[None]
@@ -94,7 +94,7 @@ def choose(
         hinted = [each for each in plans if any(hint in words for hint in each[0].hints)]
         if len(hinted) != 1:
             names = ", ".join(family.name for family, *_ in plans)
-            raise AdoptError(f"{published.path}: its outputs fit {names}: choose one by --family")
+            raise AdoptError(f"{published.path}: its outputs fit {names}: choose one with --family")
         plans = hinted
     return plans[0]
 
@@ -125,11 +125,11 @@ def _metadata(
 
 
 def _skeleton(published: Published, count: int, chosen: Skeleton | None) -> Skeleton:
-    """The skeleton of a network of `count` keypoints. Raises AdoptError where it is not known."""
+    """The skeleton of a network of `count` keypoints. Raises AdoptError if it is not known."""
     known = {len(skeleton.names): skeleton for skeleton in (COCO, MPII)}
     skeleton = chosen or known.get(count)
     if skeleton is None:
-        raise AdoptError(f"{published.path}: has {count} keypoints: describe them by --skeleton FILE.json")
+        raise AdoptError(f"{published.path}: has {count} keypoints: describe them with --skeleton FILE.json")
     if len(skeleton.names) != count:
         raise AdoptError(f"{published.path}: has {count} keypoints, the skeleton {len(skeleton.names)}")
     return skeleton
@@ -139,7 +139,7 @@ def _read(photo: Path) -> Pixels:
     """A photo (H, W, 3) BGR. Raises AdoptError."""
     image = cv2.imread(str(photo)) if photo.is_file() else None
     if image is None:
-        raise AdoptError(f"{photo}: not a photo that can be read: give one by --photo")
+        raise AdoptError(f"{photo}: not a photo that can be read: give one with --photo")
     return np.asarray(image, np.uint8)
 
 

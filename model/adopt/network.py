@@ -17,7 +17,7 @@ from model.geometry import Floats
 
 _BUILT_IN = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _FIRST_OPSET = 11
-#: Inputs that PaddleDetection's networks take next to the image: they undo a scaling that we do ourselves.
+#: Further inputs of PaddleDetection's networks. They undo a scaling that this code does itself.
 _CONSTANT_INPUTS: dict[str, Callable[[tuple[int, int]], list[float]]] = {
     "scale_factor": lambda size: [1.0, 1.0],
     "im_shape": lambda size: [float(side) for side in size],
@@ -82,7 +82,7 @@ def _load(path: Path) -> tuple[bytes, ModelProto]:
 
 
 def _check_operators(path: Path, model: ModelProto) -> None:
-    """Raises AdoptError where the graph needs what onnxruntime does not bring."""
+    """Raises AdoptError if the graph needs operators that onnxruntime does not have."""
     own = {(function.domain, function.name) for function in model.functions}
     strange = {
         f"{node.domain}.{node.op_type}"
@@ -129,7 +129,7 @@ def _fix_size(path: Path, graph: GraphProto, name: str, wanted: tuple[int, int] 
     size = dims[2].dim_value, dims[3].dim_value
     if 0 in size:
         if wanted is None:
-            raise AdoptError(f"{path}: the size of its input is dynamic: give one by --size HEIGHTxWIDTH")
+            raise AdoptError(f"{path}: the size of its input is dynamic: give one with --size HEIGHTxWIDTH")
         size = wanted
     elif wanted not in (None, size):
         raise AdoptError(f"{path}: its input is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}")
@@ -143,7 +143,7 @@ def _fix_other_inputs(path: Path, model: ModelProto, name: str, size: tuple[int,
     weights = {initializer.name for initializer in graph.initializer}
     for other in [each for each in graph.input if each.name != name and each.name not in weights]:
         if other.name not in _CONSTANT_INPUTS:
-            raise AdoptError(f"{path}: does not say what its input {other.name} is")
+            raise AdoptError(f"{path}: needs a further input, {other.name}")
         value = np.array([_CONSTANT_INPUTS[other.name](size)], np.float32)
         graph.initializer.append(numpy_helper.from_array(value, other.name))
         graph.input.remove(other)
@@ -152,7 +152,7 @@ def _fix_other_inputs(path: Path, model: ModelProto, name: str, size: tuple[int,
 def _opened(
     path: Path, model: ModelProto, name: str, size: tuple[int, int]
 ) -> Callable[[Floats], tuple[npt.NDArray[Any], ...]]:
-    """The network, run image by image; sets the batch of the model to any number where it can be that."""
+    """Runs the network image by image; makes the batch of the model dynamic if possible."""
     (image,) = (each for each in model.graph.input if each.name == name)
     batch = image.type.tensor_type.shape.dim[0]
     probe = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
@@ -194,7 +194,7 @@ def _runs_batches(model: ModelProto, name: str, probe: Floats, apart: list[list[
 
 
 def open_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
-    """A session on one thread. Raises AdoptError with the path where onnxruntime cannot load the bytes."""
+    """A session on one thread. Raises AdoptError with the path if onnxruntime cannot load the bytes."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # warnings about constants of a size that was left open

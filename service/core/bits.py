@@ -2,7 +2,7 @@
 
 
 class Bits:
-    """Reads numbers of any count of bits. Raises ValueError behind the end."""
+    """Reads numbers of any count of bits. Raises ValueError after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data), 8 * len(data)

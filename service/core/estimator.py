@@ -55,21 +55,18 @@ class Estimator:
         images: Sequence[Picture],
         options: Options,
         *,
-        source: Hashable = None,
         timeout_s: float | None = None,
         held: int = 0,
     ) -> list[Poses]:
         """The poses of each image, or the failure of the first invalid image.
 
-        source: sources take turns in the queue; by default each call is its own source. timeout_s: the
-        client's deadline, in addition to the service's. held: places already taken with `admit`. Raises any
-        PoseError.
+        timeout_s: the client's deadline, in addition to the service's. held: places already taken with
+        `admit`. Raises any PoseError.
         """
         arrived = perf_counter()
         jobs = [Job(picture, options, arrived) for picture in images]
-        source = object() if source is None else source
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return [poses for poses, _ in await self._answers(jobs, source, limit_s, held)]
+        return [poses for poses, _ in await self._answers(jobs, limit_s, held)]
 
     async def draw(self, image: Picture, options: Options, *, held: int = 0) -> tuple[Poses, bytes]:
         """The poses of an image, and a JPEG of the image with the skeletons.
@@ -77,13 +74,13 @@ class Estimator:
         held: as in `estimate`. Raises any PoseError.
         """
         job = Job(image, options, perf_counter(), drawn=True)
-        (answer,) = await self._answers([job], object(), self._timeout_s, held)
+        (answer,) = await self._answers([job], self._timeout_s, held)
         return answer
 
     def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
         """A turn in the queue for a frame of a stream that has a place.
 
-        source: as in `estimate`. Raises WorkerLost or ShuttingDown.
+        source: sources take turns in the queue. Raises WorkerLost or ShuttingDown.
         """
         return self._batcher.enter(job, source)
 
@@ -153,16 +150,15 @@ class Estimator:
             self._admitted -= count
             self._check_idle()
 
-    async def _answers(
-        self, jobs: Sequence[Job], source: Hashable, timeout_s: float, held: int
-    ) -> list[tuple[Poses, bytes]]:
+    async def _answers(self, jobs: Sequence[Job], timeout_s: float, held: int) -> list[tuple[Poses, bytes]]:
         """The poses and the drawing of each image of a request. Raises any PoseError."""
         if len(jobs) > self._max_images:
-            raise InvalidArgument(f"{len(jobs)} images are more than the {self._max_images} taken at once")
+            raise InvalidArgument(f"{len(jobs)} images are more than the limit of {self._max_images}")
         with self.admit(len(jobs) - held):
             if (client := CLIENT.get()) is not None:
                 client.debit(len(jobs) - 1)  # the request itself took one
             async with _deadline(min(self._timeout_s, timeout_s)):
+                source = object()  # each request is its own source
                 return await _every(self._answer(job, source) for job in jobs)
 
     async def _answer(self, job: Job, source: Hashable) -> tuple[Poses, bytes]:

@@ -100,12 +100,12 @@ class _Directory:
             self.entries[tag] = kind, number, place + 8
 
     def number(self, tag: int, default: int | None = None) -> int:
-        """The number under a tag. Raises KeyError where there is none and no default."""
+        """The number under a tag. Raises KeyError if there is none and no default."""
         (value,) = self.numbers(tag, None if default is None else (default,))
         return value
 
     def numbers(self, tag: int, default: Sequence[int] | None = None) -> Sequence[int]:
-        """The numbers under a tag. Raises KeyError where there are none and no default."""
+        """The numbers under a tag. Raises KeyError if there are none and no default."""
         if tag not in self.entries and default is not None:
             return default
         kind, count, place = self.entries[tag]

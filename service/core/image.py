@@ -112,7 +112,7 @@ def _raw_size(raw: RawImage) -> tuple[int, int, int]:
 
 
 def _header(data: bytes) -> tuple[int, int, int]:
-    """Width and height; the most pixels of a picture coded inside the file, or 0 where they are the same.
+    """Width and height, and the size in pixels of the largest picture inside the file; 0 if it is the same.
 
     Raises struct.error, ValueError, KeyError or IndexError where the header is damaged.
     """
@@ -148,7 +148,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_frame_size(data: bytes) -> tuple[int, int]:
-    """Raises ValueError where there is no frame, InvalidImage for more than 8 bits."""
+    """Raises ValueError if there is no frame, InvalidImage for more than 8 bits."""
     for marker, content in _jpeg_segments(data):
         if marker in _FRAMES:
             bits, height, width = struct.unpack_from(">BHH", content)

@@ -16,8 +16,8 @@ _BRANDS = {b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis
 _MAX_BOXES = 2**12  # a picture of many tiles has some hundreds
 _MAX_PICTURES = 8  # in one item: layers
 _PRIMARY = {b"av01", b"hvc1", b"grid"}
-# EXIF orientations once the picture is turned counter-clockwise by 90 degrees; once top and bottom (first),
-# or left and right, are exchanged
+# EXIF orientations after a turn by 90 degrees counter-clockwise, and after an exchange of top and bottom
+# (first) or of left and right
 _TURNED = {1: 8, 8: 3, 3: 6, 6: 1, 2: 5, 5: 4, 4: 7, 7: 2}
 _MIRRORED = (
     {1: 4, 4: 1, 2: 3, 3: 2, 5: 8, 8: 5, 6: 7, 7: 6},
@@ -262,7 +262,7 @@ def _av1_pixels(header: bytes) -> int:
 
 
 def _check_units(content: bytes, length_size: int) -> None:
-    """Raises InvalidImage where the units of HEVC, each behind its length, are more than a picture."""
+    """Raises InvalidImage if the units of HEVC, each behind its length, are more than a picture."""
     position = pictures = 0
     for _ in range(_MAX_BOXES):
         if position + length_size + 2 >= len(content):

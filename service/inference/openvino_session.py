@@ -20,7 +20,7 @@ class OpenVinoSession:
     def __init__(self, path: Path, *, threads: int) -> None:
         """Load `path` (N, H, W, 3): one call at a time on `threads`, or, with 1, one call for each processor.
 
-        Raises RuntimeError where OpenVINO cannot run it.
+        Raises RuntimeError if OpenVINO cannot run it.
         """
         core = openvino.Core()
         network = core.read_model(path)

@@ -140,10 +140,10 @@ def _open(path: Path, task: Task, threads: int, runtime: Runtime) -> Session:
 
 
 def _fastest(task: Task) -> Runtime:
-    """OpenVINO where it is installed and was measured to save more than a tenth, otherwise onnxruntime.
+    """OpenVINO if it is installed and saves more than a tenth of the time, otherwise onnxruntime.
 
-    It does for the pose network on processors with AVX-512, and for neither network on those without. A
-    detector loses by its inputs of different sizes.
+    Measured: it saves that for the pose network on processors with AVX-512. It does not for the detector,
+    whose inputs differ in size, nor on other processors.
     """
     on_cpu = not set(_PROVIDERS[:-1]) & set(onnxruntime.get_available_providers())
     wins = task == "pose" and on_cpu and "avx512f" in _processor_flags()
@@ -151,7 +151,7 @@ def _fastest(task: Task) -> Runtime:
 
 
 def _processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Instruction sets of the processor, as Linux names them; none where it does not."""
+    """Instruction sets of the processor, as Linux names them; empty on other systems."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

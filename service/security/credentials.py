@@ -36,7 +36,7 @@ class Security:
         if not given and file is None:
             if settings.rate_limit:
                 raise ConfigError(
-                    "POSE_RATE_LIMIT: a rate belongs to a key; set POSE_API_KEYS or POSE_API_KEYS_FILE"
+                    "POSE_RATE_LIMIT: a rate limit needs keys: set POSE_API_KEYS or POSE_API_KEYS_FILE"
                 )
             return None
         watch = Watch([file] if file else [])

@@ -29,7 +29,7 @@ class Watch:
             try:
                 load()
             except (ConfigError, OSError) as error:  # a file may vanish while it is read
-                logger.error("not reloaded, what was in force stays: %s", error, extra=about)
+                logger.error("not reloaded, the previous files stay in use: %s", error, extra=about)
             else:
                 logger.info("reloaded", extra=about)
 

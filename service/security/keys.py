@@ -60,7 +60,7 @@ class Keys:
             if hmac.compare_digest(digest, shown):
                 holder = client
         if holder is None:
-            raise Unauthenticated("the key is not known")
+            raise Unauthenticated("the key is unknown")
         return holder
 
 

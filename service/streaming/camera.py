@@ -72,7 +72,7 @@ class Camera:
 
 
 def _tracked(person: Person, track: Track, points: Doubles) -> Person:
-    """A person with the rounding of untracked persons; without an id if the track has none yet."""
+    """A tracked person, rounded like untracked ones; without an id if the track has none."""
     x1, y1, x2, y2 = (round(float(value), 2) for value in track.box)
     keypoints = tuple(
         (round(x, 2), round(y, 2), score)

@@ -40,7 +40,7 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if not _CAMERA_ID.fullmatch(self.camera_id):
-            raise InvalidArgument("camera_id is not made of at most 64 of A-Z a-z 0-9 . _ -")
+            raise InvalidArgument("camera_id must have at most 64 characters of A-Z a-z 0-9 . _ -")
         if not 1 <= self.detect_every <= MAX_DETECT_EVERY:
             raise InvalidArgument(f"detect_every {self.detect_every} is not in 1 to {MAX_DETECT_EVERY}")
         if not self.tracking and (self.smoothing or self.detect_every > 1):

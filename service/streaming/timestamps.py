@@ -11,7 +11,7 @@ _SPEED = 100.0  # times as fast as the frames come
 
 
 class TimestampCheck:
-    """Refuses timestamps in milliseconds and the like, with which tracking loses each person at each frame.
+    """Refuses timestamps in milliseconds, with which tracking would lose every person at each frame.
 
     They are larger than seconds since 1970 can be; or they advance by many seconds from frame to frame, and a
     hundred times as fast as the frames come.

@@ -27,7 +27,7 @@ _HIDDEN_FRAMES = {"vp8"}  # codecs whose streams have packets that are decoded a
 
 
 def check_installed() -> None:
-    """Raises NotInstalled where PyAV is missing."""
+    """Raises NotInstalled if PyAV is missing."""
     if find_spec("av") is None:
         raise NotInstalled("videos need PyAV: install lgm-pose[video]")
 
@@ -86,7 +86,7 @@ class Video(Iterator[StreamFrame]):
             raise InvalidVideo("no frame of the video can be decoded")
 
     def _decoded(self) -> Iterator["VideoFrame"]:
-        """Every frame that can be decoded. Raises FFmpegError, after them, where reading fails."""
+        """Every frame that can be decoded. Raises FFmpegError, after them, if reading fails."""
         from av import FFmpegError
 
         stream = self._container.streams.video[0]
@@ -142,12 +142,12 @@ class _Clock:
 
 
 def _packet_times(container: "InputContainer", max_seconds: float) -> list[float]:
-    """The times of the packets in the order of decoding. Raises ImageTooLarge where they are too many."""
+    """The times of the packets in the order of decoding. Raises ImageTooLarge if they are too many."""
     from av import FFmpegError
 
     time_base = container.streams.video[0].time_base
     times: list[float] = []
-    with suppress(FFmpegError):  # it is met again once the frames before it are decoded
+    with suppress(FFmpegError):  # the error occurs again after the frames before it are decoded
         for packet in _packets(container):
             time = _seconds(packet.dts, time_base)
             times.append((times[-1] + _FRAME_S if times else 0.0) if time is None else time)
@@ -168,7 +168,7 @@ def _open(file: BinaryIO) -> "InputContainer":
     try:
         container = av.open(file, "r", options=_OPTIONS)
     except (av.FFmpegError, OSError) as error:
-        raise InvalidVideo("the file is not a video of a format that is taken") from error
+        raise InvalidVideo("the file is not a video of an accepted format") from error
     if not container.streams.video:
         container.close()
         raise InvalidVideo("the file has no pictures")

@@ -55,7 +55,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of at most 64 bits, and the position behind it."""
+    """A number of at most 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

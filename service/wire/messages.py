@@ -57,7 +57,7 @@ def poses_message(poses: Poses) -> pose_pb2.Poses:
 def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
     """The config of a stream. Raises InvalidArgument."""
     if message.policy not in _POLICIES:
-        raise InvalidArgument(f"policy {message.policy} is not known")
+        raise InvalidArgument(f"unknown policy {message.policy}")
     return StreamConfig(
         options=read_options(message.options),
         policy=_POLICIES[message.policy],

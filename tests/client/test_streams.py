@@ -191,7 +191,7 @@ async def test_timestamps_in_milliseconds_are_warned_of(
             assert len(list(blocking.stream(frames, ALL))) == 8
     assert [str(each.message) for each in seen if "seconds" in str(each.message)] == (
         [f"timestamps are {step:g} s apart, and a track ends 1.5 s after its last person: "
-         "timestamps are in seconds, not milliseconds"] * 2 if warned else []
+         "give seconds, not milliseconds"] * 2 if warned else []
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def form_boundary(content_type: str, kind: str, fields: tuple[str, ...]) -> byte
         return None
     given = media_type.decode(errors="replace")[:64] or "none"
     raise UnsupportedMediaType(
-        f"content type {given!r} is not taken: send the bytes of the file as {kind}/* or"
+        f"content type {given!r} is not accepted: send the bytes of the file as {kind}/* or"
         f" application/octet-stream, or in the field {fields[0]!r} of multipart/form-data;"
         " base64 is not decoded here"
     )

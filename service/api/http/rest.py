@@ -74,7 +74,7 @@ class RestApi:
         return router
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
-        """Every person of each image with its keypoints, in pixels of the image once it is turned upright.
+        """Every person of each image with its keypoints, in pixels of the upright image.
 
         The image is turned by its EXIF orientation, then by `rotate`. A keypoint that is not visible may be
         outside the image; its score is low.

@@ -97,7 +97,7 @@ class WebSocketApi:
             return StreamQuery.model_validate_json(text).config()
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            raise InvalidArgument(f"the config, the first message, is wrong: {'; '.join(faults)}") from None
+            raise InvalidArgument(f"the first message is not a valid config: {'; '.join(faults)}") from None
 
 
 async def _frames(socket: WebSocket, gone: asyncio.Event) -> AsyncIterator[StreamFrame]:
@@ -110,5 +110,5 @@ async def _frames(socket: WebSocket, gone: asyncio.Event) -> AsyncIterator[Strea
         if message.get("text") == _END:
             return
         if message.get("bytes") is None:
-            raise InvalidArgument(f"a text message that is not {_END!r} among the frames")
+            raise InvalidArgument(f"a text message after the config must be {_END!r}")
         yield StreamFrame(frame_id, message["bytes"])

@@ -93,7 +93,7 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a request asks: `raw` is whether its tensors are, and so those of the answer."""
+    """What a request asks. raw: its tensors, and those of the answer, are raw bytes."""
 
     ident: str
     raw: bool

@@ -196,7 +196,7 @@ def _tensors(inputs: Sequence[InferInput], tail: memoryview) -> list[Tensor]:
             data, position = tail[position : position + size], position + size
         tensors.append(Tensor(each.name, each.datatype, tuple(each.shape), data))
     if position != len(tail):
-        raise MalformedBody(f"{len(tail)} bytes follow the JSON, which announces {position}")
+        raise MalformedBody(f"{len(tail)} bytes follow the JSON, but it announces {position}")
     return tensors
 
 

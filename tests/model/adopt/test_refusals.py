@@ -62,7 +62,7 @@ def test_outputs_of_no_family_are_shown(tmp_path: Path) -> None:
 
 def test_heatmaps_alone_do_not_say_how_they_are_aligned(tmp_path: Path) -> None:
     message = refusal(published.heatmaps(tmp_path / "pose-256x192.onnx"))
-    assert message == "its outputs fit hrnet, vitpose, tinypose: choose one by --family"
+    assert message == "its outputs fit hrnet, vitpose, tinypose: choose one with --family"
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_old_operators_are_refused(tmp_path: Path) -> None:
 
 def test_a_dynamic_size_has_to_be_given(tmp_path: Path) -> None:
     path = edited(published.rtmdet(tmp_path / "x.onnx"), free=True)
-    assert refusal(path) == "the size of its input is dynamic: give one by --size HEIGHTxWIDTH"
+    assert refusal(path) == "the size of its input is dynamic: give one with --size HEIGHTxWIDTH"
     _, lines = adopt(path, tmp_path / "adopted", Choices(size=(96, 160)))
     assert lines[0].endswith("96x160")
 
@@ -109,7 +109,7 @@ def test_inputs_must_be_one_image(tmp_path: Path) -> None:
     tiny = Tiny()
     tiny.inputs["sizes"] = [1, 2]
     path = tiny.save(tmp_path / "x.onnx", {"y": tiny.add("Add", tiny.level(8, 5), "sizes")})
-    assert refusal(path) == "does not say what its input sizes is"
+    assert refusal(path) == "needs a further input, sizes"
     tiny = Tiny()
     tiny.inputs = {"images": ["N", 8]}
     path = tiny.save(path, {"y": tiny.add("Identity", "images")})
@@ -118,7 +118,7 @@ def test_inputs_must_be_one_image(tmp_path: Path) -> None:
 
 def test_other_keypoints_need_a_skeleton(tmp_path: Path) -> None:
     path = published.heatmaps(tmp_path / "hrnet.onnx", keypoints=3)
-    assert refusal(path) == "has 3 keypoints: describe them by --skeleton FILE.json"
+    assert refusal(path) == "has 3 keypoints: describe them with --skeleton FILE.json"
     (tmp_path / "skeleton.json").write_text(
         '{"names": ["a", "b", "c"], "edges": [[0, 1]], "flip_pairs": [[1, 2]], "oks_sigmas": [0.1, 0.1, 0.1]}'
     )
