@@ -1,16 +1,32 @@
 """Headers of BMP, GIF and TIFF: the size, and what would cost a decoder more than the pixels do."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from service.errors import ImageTooLarge, InvalidImage
 
 _MAX_BLOCKS = 2**17  # encoders of GIF write blocks of 255 bytes
+_MAX_EXTENSIONS = 2**10  # of a GIF before its picture
 _MAX_ENTRIES = 512  # of a TIFF directory
+_MAX_NUMBERS = 2**18  # under a tag; a strip has at least one row
 _MAX_TILE = 2**22  # pixels
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}  # of the numbers that are read here
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 273, 277, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
+# the tags that a decoder needs: size, samples, colours, strips, tiles and orientation
+_PIXEL_TAGS = {
+    *range(254, 260),
+    262,
+    266,
+    *range(273, 280),
+    284,
+    317,
+    *range(320, 326),
+    332,
+    338,
+    339,
+    *range(529, 533),
+}
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 
 
@@ -34,8 +50,12 @@ def first_gif_frame(data: bytes) -> bytes:
     """
     position = 13 + _table_bytes(data, 10)
     try:
-        while data[position] == 0x21:  # an extension
+        for _ in range(_MAX_EXTENSIONS):
+            if data[position] != 0x21:
+                break
             position = _behind_blocks(data, position + 2)
+        if data[position] == 0x21:
+            raise ImageTooLarge(f"the GIF has more than {_MAX_EXTENSIONS} extensions")
         if data[position] != 0x2C:
             raise InvalidImage("the GIF has no picture")
         position = _behind_blocks(data, position + 11 + _table_bytes(data, position + 9))
@@ -82,6 +102,15 @@ def tiff_size(data: bytes) -> tuple[int, int]:
     return width, height
 
 
+def tiff_without_metadata(data: bytes) -> bytes:
+    """The TIFF with the tags of its pixels only; it has no other pictures.
+
+    A decoder would read each other tag, and 512 tags may each be the whole file. Check it with `tiff_size`
+    first. Raises ImageTooLarge, ValueError or struct.error.
+    """
+    return _Directory(data).replaced(_PIXEL_TAGS)
+
+
 class _Directory:
     """The first directory of a TIFF file."""
 
@@ -90,6 +119,7 @@ class _Directory:
         self._data, self._order = data, "<" if data[:2] == b"II" else ">"
         (offset,) = self._unpack("I", 4)
         (count,) = self._unpack("H", offset)
+        self._start, self._end = offset, offset + 2 + 12 * count + 4
         if count > _MAX_ENTRIES:
             raise ImageTooLarge(f"the TIFF has more than {_MAX_ENTRIES} entries")
         self.entries: dict[int, tuple[int, int, int]] = {}  # type, count and place by tag
@@ -112,9 +142,24 @@ class _Directory:
         form = f"{count}{_TIFF_TYPES[kind]}"
         if count > len(self._data):
             raise ValueError(tag)
+        if count > _MAX_NUMBERS:
+            raise ImageTooLarge(f"the TIFF has more than {_MAX_NUMBERS} numbers under a tag")
         if struct.calcsize("=" + form) > 4:
             (place,) = self._unpack("I", place)
         return self._unpack(form, place)
+
+    def replaced(self, tags: Collection[int]) -> bytes:
+        """The file with only these tags in its first directory, and without further ones.
+
+        Raises ImageTooLarge for more than _MAX_NUMBERS numbers under one of them.
+        """
+        kept = sorted((place - 8, number) for tag, (_, number, place) in self.entries.items() if tag in tags)
+        if any(number > _MAX_NUMBERS for _, number in kept):
+            raise ImageTooLarge(f"the TIFF has more than {_MAX_NUMBERS} numbers under a tag")
+        directory = struct.pack(self._order + "H", len(kept))
+        directory += b"".join(self._data[start : start + 12] for start, _ in kept)
+        length = self._end - self._start
+        return self._data[: self._start] + directory.ljust(length, b"\0") + self._data[self._end :]
 
     def _unpack(self, form: str, place: int) -> Sequence[int]:
         return struct.unpack_from(self._order + form, self._data, place)

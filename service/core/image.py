@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from service.core.formats import bmp_size, first_gif_frame, gif_size, tiff_size
+from service.core.formats import bmp_size, first_gif_frame, gif_size, tiff_size, tiff_without_metadata
 from service.core.isobmff import isobmff_kind, read_still
 from service.core.metadata import exif_orientation, png_without_metadata, webp_without_metadata
 from service.errors import ImageTooLarge, InvalidImage, NotInstalled
@@ -23,8 +23,9 @@ _JPEG = b"\xff\xd8\xff"
 # none of these occurs in entropy-coded data; fill bytes FF may stand before a marker, and are not part of the
 # expression, which would take quadratic time on a run of them
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
-_WINDOW = 2**16  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
+_WINDOW = 2**14  # bytes searched at a time: a search holds the interpreter's lock, which the event loop needs
 _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_METADATA = {*range(0xE0, 0xF0), 0xFE} - {0xEE}  # application data and comments, without Adobe's
 _PROGRESSIVE = {0xC2, 0xCA}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers of frames, by the kind of coding
 _CLOCKWISE = {0: 1, 90: 6, 180: 3, 270: 8}  # EXIF orientations by degrees
@@ -100,7 +101,9 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
         return first_gif_frame(data), 1
     if isobmff_kind(data):
         return data, read_still(data).orientation
-    return data, 1  # JPEG and TIFF: OpenCV turns them itself
+    if data.startswith(_TIFF):
+        return tiff_without_metadata(data), 1  # OpenCV turns it itself
+    return (_jpeg_without_metadata(data), _jpeg_orientation(data)) if data.startswith(_JPEG) else (data, 1)
 
 
 def _raw_size(raw: RawImage) -> tuple[int, int, int]:
@@ -149,7 +152,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _jpeg_frame_size(data: bytes) -> tuple[int, int]:
     """Raises ValueError if there is no frame, InvalidImage for more than 8 bits."""
-    for marker, content in _jpeg_segments(data):
+    for marker, _, content in _jpeg_segments(data):
         if marker in _FRAMES:
             bits, height, width = struct.unpack_from(">BHH", content)
             if bits != 8:
@@ -161,7 +164,7 @@ def _jpeg_frame_size(data: bytes) -> tuple[int, int]:
 def _scans(data: bytes) -> int:
     """Number of scans of a progressive JPEG, else at most 1: others have no more scans than components."""
     progressive, scans = False, 0
-    for marker, _ in _jpeg_segments(data):
+    for marker, _, _ in _jpeg_segments(data):
         progressive |= marker in _PROGRESSIVE
         scans += marker == _SOS
         if scans and not progressive:
@@ -169,8 +172,19 @@ def _scans(data: bytes) -> int:
     return scans
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end of the image (ITU T.81, annex B).
+def _jpeg_without_metadata(data: bytes) -> bytes:
+    """The JPEG without comments and application data, except Adobe's, which says how colours are coded."""
+    kept = [data[:2]]
+    for marker, start, content in _jpeg_segments(data):
+        if marker == _SOS:
+            return b"".join((*kept, data[start:]))
+        if marker not in _METADATA:
+            kept.append(data[start : start + 4] + content)
+    return data
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Marker, place and content of each segment up to the end of the image (ITU T.81, annex B).
 
     Raises ImageTooLarge after _MAX_SEGMENTS segments.
     """
@@ -180,7 +194,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if found is None or found[1][0] == _EOI:
             return
         position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
-        yield found[1][0], data[found.end() + 2 : position]
+        yield found[1][0], found.start(), data[found.end() + 2 : position]
     raise ImageTooLarge(f"the JPEG has more than {_MAX_SEGMENTS} segments")
 
 
@@ -195,7 +209,7 @@ def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
 
 def _jpeg_orientation(data: bytes) -> int:
     """EXIF orientation, 1 to 8; 1 if it is missing or damaged."""
-    for marker, content in _jpeg_segments(data):
+    for marker, _, content in _jpeg_segments(data):
         if marker == _SOS:
             break
         if marker == _APP1 and content.startswith(b"Exif\0\0"):

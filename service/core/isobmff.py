@@ -15,6 +15,8 @@ from service.errors import InvalidImage
 _BRANDS = {b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _MAX_BOXES = 2**12  # a picture of many tiles has some hundreds
 _MAX_PICTURES = 8  # in one item: layers
+_MAX_PARAMETERS = 16  # sets of HEVC; a picture has one
+_MAX_HEADER = 256  # bytes of a picture's header that are read
 _PRIMARY = {b"av01", b"hvc1", b"grid"}
 # EXIF orientations after a turn by 90 degrees counter-clockwise, and after an exchange of top and bottom
 # (first) or of left and right
@@ -69,6 +71,8 @@ def read_still(data: bytes) -> Still:
     if primary.kind not in _PRIMARY:
         raise InvalidImage("only a picture in AV1 or HEVC is accepted in an AVIF or HEIC file")
     idat = boxes.get(b"idat", (0, 0))
+    if sum(length for item in items.values() for _, length in item.extents) > len(data):
+        raise ValueError("the same bytes, read again and again")
     pixels = {
         number: _coded_pixels(_content(data, item, idat), item)
         for number, item in items.items()
@@ -143,13 +147,16 @@ def _read_locations(data: bytes, start: int, end: int, items: dict[int, _Item]) 
         position += count
         return value
 
-    for _ in range(take(2 if version < 2 else 4)):
+    extents = 0
+    for _ in range(_limited(take(2 if version < 2 else 4))):
         item = items.get(take(2 if version < 2 else 4), _Item())
         method = take(2) & 15 if version else 0
         take(2)  # of another file
         base = take(base_size)
         item.in_idat = method == 1
-        for _ in range(take(2)):
+        count = take(2)
+        extents = _limited(extents + count)  # one without offset and length takes no byte
+        for _ in range(count):
             take(index_size)
             offset = base + take(offset_size)
             item.extents.append((offset, take(length_size)))
@@ -167,7 +174,7 @@ def _read_properties(data: bytes, start: int, end: int, items: dict[int, _Item])
         version, wide = data[first], data[first + 3] & 1
         (count,) = struct.unpack_from(">I", data, first + 4)
         position = first + 8
-        for _ in range(count):
+        for _ in range(_limited(count)):
             if position >= last:
                 raise ValueError("ipma")
             number = int.from_bytes(data[position : position + (4 if version else 2)])
@@ -179,6 +186,13 @@ def _read_properties(data: bytes, start: int, end: int, items: dict[int, _Item])
                 position += 1 + wide
                 if index and number in items:
                     items[number].properties.append(known[index - 1])
+
+
+def _limited(count: int) -> int:
+    """The count. Raises InvalidImage for too many."""
+    if count > _MAX_BOXES:
+        raise InvalidImage(f"the file has more than {_MAX_BOXES} items, or parts of them")
+    return count
 
 
 def _read_tiles(data: bytes, start: int, end: int, items: dict[int, _Item]) -> None:
@@ -233,7 +247,7 @@ def _sequence_headers(content: bytes) -> Iterator[bytes]:
                 if byte < 128:
                     break
         if head >> 3 & 15 == _OBU_SEQUENCE_HEADER:
-            yield content[position : position + min(size, 256)]
+            yield content[position : position + min(size, _MAX_HEADER)]
         position += size
     raise InvalidImage(f"a picture of more than {_MAX_BOXES} parts is not accepted")
 
@@ -281,15 +295,18 @@ def _check_units(content: bytes, length_size: int) -> None:
 
 def _parameter_sets(config: bytes) -> Iterator[bytes]:
     """HEVC's sequence parameter sets in a decoder configuration (ISO/IEC 14496-15, 8.3.3)."""
-    position = 23
+    position, found = 23, 0
     for _ in range(config[22]):
         kind = config[position] & 63
         (count,) = struct.unpack_from(">H", config, position + 1)
         position += 3
+        found += count
+        if found > _MAX_PARAMETERS:
+            raise InvalidImage(f"a picture with more than {_MAX_PARAMETERS} parameter sets is not accepted")
         for _ in range(count):
             (size,) = struct.unpack_from(">H", config, position)
             if kind == _NAL_SPS:
-                yield config[position + 4 : position + 2 + size]
+                yield config[position + 4 : position + 2 + min(size, _MAX_HEADER)]
             position += 2 + size
 
 

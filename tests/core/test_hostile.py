@@ -1,10 +1,12 @@
 """What is made to be costly costs time in proportion to its bytes."""
 
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import numpy as np
 import pytest
 
 from service.api.grpc.receive import _PAYLOADS, parse
@@ -12,10 +14,13 @@ from service.api.http.blocks import Blocks
 from service.api.http.upload import _read_form
 from service.api.openinference.json_tensors import read_request
 from service.api.openinference.tensors import read_picture
+from service.core.formats import tiff_without_metadata
 from service.core.image import decode, read_size
+from service.core.isobmff import read_still
 from service.core.metadata import png_without_metadata
-from service.errors import ImageTooLarge, InvalidArgument, PoseError
+from service.errors import ImageTooLarge, InvalidArgument, InvalidImage, PoseError
 from tests.support.hostile import IMAGES, Hostile, empty_segments, text_chunks
+from tests.support.hostile_files import avif_associations, avif_extents, heic_parameters, tiff_texts
 from tests.support.hostile_requests import BODIES, MESSAGES, Body
 
 LIMIT = 40_000_000
@@ -49,12 +54,36 @@ def test_a_decoder_gets_no_texts_that_grow_in_its_memory() -> None:
     assert decode(bare).shape == decode(text_chunks(2**12)).shape == (64, 64, 3)
 
 
+def test_a_decoder_gets_only_the_tags_of_the_pixels() -> None:
+    texts = tiff_texts(2**20)
+    bare = tiff_without_metadata(texts)
+    (directory,) = struct.unpack_from("<I", bare, 4)
+    (count,) = struct.unpack_from("<H", bare, directory)
+    tags = [struct.unpack_from("<H", bare, directory + 2 + 12 * number)[0] for number in range(count)]
+    assert tags == [256, 257, 258, 259, 262, 273, 277, 278, 279]
+    assert struct.unpack_from("<I", bare, directory + 2 + 12 * count) == (0,)
+    np.testing.assert_array_equal(decode(texts), np.full((64, 64, 3), 64))
+
+
+def test_the_parts_of_an_avif_have_a_limit() -> None:
+    for hostile in (avif_extents, avif_associations):
+        with pytest.raises(InvalidImage, match="more than 4096 items"):
+            read_size(hostile(2**21), LIMIT)
+
+
+def test_the_parameters_of_a_heic_are_read_in_part() -> None:
+    small, large = (spent(partial(read_still, heic_parameters(size))) for size in (2**10, 2**16))
+    assert large < 40 * small + 0.01  # reading all of a set takes quadratic time
+    with pytest.raises(InvalidImage, match="more than 16 parameter sets"):
+        read_still(heic_parameters(2**21))
+
+
 def spent(work: Callable[[], object]) -> float:
     """Processor time of this thread for work, the least of three; it may end in a PoseError."""
     times = []
     for _ in range(3):
         start = time.thread_time()
-        with suppress(PoseError):
+        with suppress(PoseError, ValueError):
             work()
         times.append(time.thread_time() - start)
     return min(times)

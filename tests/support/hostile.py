@@ -5,16 +5,14 @@ What is linear in a well-meant file may be quadratic in one of these.
 
 import struct
 import zlib
-from collections.abc import Callable
 from functools import cache
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from tests.support.hostile_files import FILES, Hostile
 from tests.support.service import ROOT
-
-Hostile = Callable[[int], bytes]  # from a size in bytes to about as many bytes
 
 
 @cache
@@ -154,4 +152,5 @@ IMAGES: tuple[Hostile, ...] = (
     webp_exif,
     cmyk_exif_entries,
     zeros,
+    *FILES,
 )
