@@ -48,6 +48,9 @@ def _root_path(text: str) -> str:
     return path
 
 
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
 class Settings(BaseSettings):
     """Every setting, read once at start-up from POSE_<NAME>."""
 
@@ -62,21 +65,19 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=50051, description="port of gRPC; 0: a free one", ge=0, le=65535)
     weights: Path = Field(default=_WEIGHTS, description="folder with pose.onnx and detector.onnx")
     detector: Path | None = Field(default=None, description="detector file, in place of that of POSE_WEIGHTS")
-    pose: Path | None = Field(default=None, description="pose network file, likewise")
+    pose: Path | None = Field(default=None, description="pose network file, in place of that of POSE_WEIGHTS")
     runtime: Literal["auto", "onnx", "openvino", "torch"] = Field(
         default="auto",
-        description="onnx: onnxruntime; openvino: for processors, needs its extra; torch: for a GPU without "
-        "onnxruntime-gpu; auto: openvino for the pose network where it is installed and the processor has "
-        "AVX-512, otherwise onnx",
+        description="onnx: onnxruntime; openvino: OpenVINO on a CPU (extra `openvino`); torch: torch on a GPU"
+        " without onnxruntime-gpu; auto: openvino for the pose network if it is installed and the CPU has"
+        " AVX-512, otherwise onnx",
     )
     worker: Literal["thread", "process"] = Field(
-        default="thread", description="where the networks run; a crashed process is restarted"
+        default="thread",
+        description="thread: networks run in the service; process: in a child process, restarted if it dies",
     )
     threads: int = Field(
-        default=0,
-        description="images that run in parallel on a CPU; 0: the CPU quota",
-        ge=0,
-        le=1024,
+        default=0, description="images that run in parallel on a CPU; 0: the CPU quota", ge=0, le=1024
     )
     max_batch: int = Field(default=8, description="largest batch on a GPU, in images", ge=1, le=1024)
     max_images: int = Field(
@@ -94,27 +95,23 @@ class Settings(BaseSettings):
     max_video_bytes: int = Field(default=200 * 2**20, description="largest video file in bytes", ge=1024)
     max_video_s: float = Field(default=600, description="longest video file in seconds", gt=0)
     max_pixels: int = Field(default=40_000_000, description="largest image in pixels", ge=1)
-    request_timeout_s: float = Field(
-        default=30, description="time limit from admission to the answer in seconds", gt=0, le=3600
+    request_timeout_s: Seconds = Field(
+        default=30, description="limit in seconds from admission to the answer"
     )
-    worker_timeout_s: float = Field(
+    worker_timeout_s: Seconds = Field(
         default=30,
-        description="time limit of a run in a worker process in seconds; then it is killed and restarted",
-        gt=0,
-        le=3600,
+        description="limit in seconds of a run in a worker process; then the process is killed and restarted",
     )
-    receipt_timeout_s: float = Field(
-        default=30, description="time limit for a request body to arrive in seconds", gt=0, le=3600
+    receipt_timeout_s: Seconds = Field(
+        default=30, description="limit in seconds for a request body to arrive"
     )
-    drain_timeout_s: float = Field(
-        default=30, description="time limit for accepted work after SIGTERM in seconds", gt=0, le=3600
+    drain_timeout_s: Seconds = Field(
+        default=30, description="limit in seconds for accepted work after SIGTERM"
     )
-    head_timeout_s: float = Field(
-        default=10, description="time limit for the head of an HTTP request in seconds", gt=0, le=3600
+    head_timeout_s: Seconds = Field(
+        default=10, description="limit in seconds for the head of an HTTP request"
     )
-    idle_timeout_s: float = Field(
-        default=75, description="time limit of an idle HTTP connection in seconds", gt=0, le=3600
-    )
+    idle_timeout_s: Seconds = Field(default=75, description="limit in seconds of an idle HTTP connection")
     max_connections: int = Field(default=512, description="HTTP connections open at the same time", ge=1)
     api_keys: SecretStr = Field(
         default=SecretStr(""), description="comma-separated API keys, each `key` or `name:key`"
@@ -123,12 +120,12 @@ class Settings(BaseSettings):
         default=None, description="file of API keys, one a line; reloaded when it changes"
     )
     rate_limit: float = Field(
-        default=0, description="requests, images and frames a second of a key; 0: no limit", ge=0
+        default=0, description="limit of requests, images and frames a second for each key; 0: none", ge=0
     )
     tls_cert: Path | None = Field(
         default=None, description="certificate chain of both servers, PEM; reloaded when it changes"
     )
-    tls_key: Path | None = Field(default=None, description="its private key, PEM, not encrypted")
+    tls_key: Path | None = Field(default=None, description="private key of POSE_TLS_CERT, PEM, not encrypted")
     tls_client_ca: Path | None = Field(
         default=None, description="CA that must have signed the certificates of clients, PEM"
     )
@@ -197,4 +194,5 @@ def describe_settings() -> str:
 
 
 def _line(name: str, field: FieldInfo) -> str:
-    return f"  {_PREFIX + name.upper():<24} {field.description} [{field.default}]"
+    default = "" if field.default is None else field.default
+    return f"  {_PREFIX + name.upper():<24} {field.description} [{default}]"
