@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: (expansion, width, stride) of an inverted residual block.
-BlockSpec = tuple[int, int, int]
+BlockSpec = tuple[float, int, int]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -85,7 +85,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         expansion, outputs, stride = spec
-        hidden = inputs * expansion
+        hidden = round(inputs * expansion)
         self.expand = (
             Conv(inputs, hidden, activation=activation, norm=norm, same=same)
             if expansion > 1
