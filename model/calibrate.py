@@ -1,7 +1,8 @@
 """Calibrates a detector's scores: `python -m model.calibrate runs/detector/detector.safetensors`.
 
 Afterwards a score is the probability that the box overlaps the human box of a person by half, measured on
-training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change.
+training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change;
+both numbers are stored next to the weights, and further training does not see them.
 The score of a person is the score of its box times that of its keypoints, which is below 1. So the margin is
 stored too: the factor by which a box must score higher than the person that it leads to.
 """
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from model import detector
@@ -117,16 +117,6 @@ def photos_kept_apart(data: Path) -> list[Sample]:
     return [sample for sample in read_data(data, "train") if kept_apart(sample) and sample.boxes_complete]
 
 
-def calibrated(network: detector.PersonDetector, calibration: Calibration) -> detector.PersonDetector:
-    """The network with scaled and shifted score logits, changed in place."""
-    bias = network.score.bias
-    assert bias is not None
-    with torch.no_grad():
-        network.score.weight.mul_(calibration.scale)
-        bias.mul_(calibration.scale).add_(calibration.shift)
-    return network
-
-
 def margin(pose: PosePredictor, samples: Sequence[Sample], detected: Sequence[Scored]) -> float:
     """1 divided by the BELOW_CEILING quantile of the keypoint scores of the found persons."""
     scores: list[float] = []
@@ -163,8 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=384, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
     samples = photos_kept_apart(options.data)
-    network = detector.resized(detector.load(options.weights), (options.size, options.size))
-    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), samples)
+    network = detector.load(options.weights)
+    network.config = replace(network.config, score_scale=1.0, score_shift=0.0)
+    exported = detector.resized(network, (options.size, options.size))
+    detected = detect(replace(torch_detector(exported), min_score=MIN_BOX_SCORE), samples)
     scores, hits, persons = hits_of(detected, samples)
     calibration = fit(scores, hits, persons)
     print(f"{len(samples)} photos, {persons} persons: {calibration}")
@@ -173,8 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clear = [(boxes[sure], scores[sure]) for (boxes, scores), sure in zip(detected, likely, strict=True)]
     box_margin = margin(load_pose(options.pose), samples, clear)
     print(f"margin {box_margin:.3f}")
-    network = calibrated(detector.load(options.weights), calibration)
-    network.config = replace(network.config, box_margin=round(box_margin, 3))
+    network.config = replace(
+        network.config,
+        score_scale=round(calibration.scale, 3),
+        score_shift=round(calibration.shift, 3),
+        box_margin=round(box_margin, 3),
+    )
     detector.save(network, options.out or options.weights)
 
 

@@ -29,13 +29,16 @@ _BACKBONE: tuple[BlockSpec, ...] = (
 class DetectorConfig:
     """backbone: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
 
-    box_margin: how much higher a box must score than the person that it leads to (`model.calibrate`).
+    score_scale, score_shift: of the logits of scores; box_margin: how much higher a box must score than the
+    person that it leads to. `model.calibrate` measures the three; training does not see them.
     """
 
     input_size: tuple[int, int] = (320, 320)
     backbone: tuple[BlockSpec, ...] = _BACKBONE
     width: int = 64
     head_blocks: int = 2
+    score_scale: float = 1.0
+    score_shift: float = 0.0
     box_margin: float = 1.0
 
 
@@ -64,7 +67,7 @@ class PersonDetector(nn.Module):
         nn.init.constant_(self.distance.bias, 1.0)  # type: ignore[arg-type]
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, A, 4) in input pixels and score logits (N, A)."""
+        """Boxes (N, A, 4) in input pixels and score logits (N, A) before calibration."""
         features = self.backbone(images / 127.5 - 1)
         levels = [lateral(features[s]) for lateral, s in zip(self.laterals, STRIDES, strict=True)]
         for index in (1, 0):
@@ -79,7 +82,7 @@ class PersonDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         boxes, logits = self.predict(images)
-        return boxes, logits.sigmoid()
+        return boxes, (logits * self.config.score_scale + self.config.score_shift).sigmoid()
 
 
 def resized(network: PersonDetector, size: tuple[int, int]) -> PersonDetector:

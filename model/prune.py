@@ -1,7 +1,7 @@
 """Removes channels of a trained detector: `python -m model.prune WEIGHTS.safetensors --keep 0.67 --out FILE`.
 
 Each block of the backbone keeps the channels, between its two 1x1 convolutions, from which its output can be
-reproduced best, and the second convolution is fitted anew on training photos (He et al., ICCV 2017). The
+reproduced best, and the second convolution is fitted again, on training photos (He et al., ICCV 2017). The
 channels leave one by one, each time the one that increases the squared error least (Hassibi & Stork, NIPS
 1992). A block sees the output of the pruned blocks before it, so it also corrects their errors. Training
 continues from the file as from any other.

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from model import detector
-from model.calibrate import Calibration, calibrated, fit, found, main, margin, reliability
+from model.calibrate import fit, found, main, margin, reliability
 from model.geometry import Floats, Pixels
 from model.samples import KEPT_APART
 from tests.model.labelled import person, random_keypoints, sample
@@ -40,16 +41,18 @@ def test_scores_that_are_too_high_become_the_chance_of_a_hit() -> None:
     np.testing.assert_allclose(shares, np.arange(0.05, 1, 0.1), atol=0.06)
 
 
-def test_the_network_gives_calibrated_scores_and_the_same_boxes() -> None:
+def test_a_calibrated_network_moves_scores_but_not_what_training_sees() -> None:
     torch.manual_seed(0)
     network = detector.PersonDetector().eval()
     torch.nn.init.normal_(network.score.weight)
     image = torch.rand(1, 3, 320, 320) * 255
     with torch.no_grad():
         boxes, logits = network.predict(image)
-        same, moved = calibrated(network, Calibration(2.0, -0.5, 0, 0)).predict(image)
+        network.config = replace(network.config, score_scale=2.0, score_shift=-0.5)
+        same, moved = network(image)
+        assert torch.equal(network.predict(image)[1], logits)
     assert torch.equal(boxes, same)
-    torch.testing.assert_close(moved, 2 * logits - 0.5, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(moved, (2 * logits - 0.5).sigmoid(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
@@ -85,4 +88,7 @@ def test_the_command_writes_a_network_that_carries_its_margin(
     assert json.loads(out.with_suffix(".json").read_text())["box_margin"] >= 1
     with torch.no_grad():
         scores = detector.load(out)(torch.zeros(1, 3, 320, 320))[1]
+        again = detector.load(out)
+    main([str(out), "--data", str(tmp_path / "data"), "--pose", str(tmp_path / "pose.onnx"), "--size", "320"])
+    assert detector.load(out).config == again.config  # calibrating again starts from the raw logits
     assert scores.max() < 0.2  # next to no box of an untrained network finds anybody
