@@ -110,11 +110,15 @@ def save(network: PersonDetector, path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(asdict(network.config)) + "\n")
 
 
-def load(path: Path) -> PersonDetector:
-    """The network that `save` wrote, in single precision and evaluation mode."""
+def load_config(path: Path) -> DetectorConfig:
+    """The configuration next to the weights at `path` (.safetensors)."""
     fields = json.loads(path.with_suffix(".json").read_text())
     backbone = tuple(tuple(spec) for spec in fields.pop("backbone"))
-    size = tuple(fields.pop("input_size"))
-    network = PersonDetector(DetectorConfig(backbone=backbone, input_size=size, **fields))
+    return DetectorConfig(backbone=backbone, input_size=tuple(fields.pop("input_size")), **fields)
+
+
+def load(path: Path) -> PersonDetector:
+    """The network that `save` wrote, in single precision and evaluation mode."""
+    network = PersonDetector(load_config(path))
     network.load_state_dict(load_file(path))
     return network.eval()

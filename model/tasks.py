@@ -71,7 +71,7 @@ class DetectorTask:
 
     def __init__(self, config: Any, device: torch.device) -> None:
         self.device = device
-        self.network = start(detector.PersonDetector(), config).to(device)
+        self.network = start(_untrained_detector(config.init), config).to(device)
         packs = prepare(config.data, Path(config.cache) / "photos", detector_dataset.pack)
         self.photos = detector_dataset.Canvases(packs, self.network.config.input_size, device)
         teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
@@ -97,6 +97,17 @@ class DetectorTask:
     def save(self, network: nn.Module, path: Path) -> None:
         assert isinstance(network, detector.PersonDetector)
         detector.save(network, path)
+
+
+def _untrained_detector(init: str) -> detector.PersonDetector:
+    """A detector for the weights of a file: of the same widths if the file is one of ours."""
+    if not Path(init).with_suffix(".json").is_file():
+        return detector.PersonDetector()
+    other = detector.load_config(Path(init))
+    config = detector.DetectorConfig(
+        backbone=other.backbone, width=other.width, head_blocks=other.head_blocks
+    )
+    return detector.PersonDetector(config)
 
 
 def _existing(path: Path) -> Path:

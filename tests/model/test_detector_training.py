@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from model.detector import STRIDES, load
+from model.detector import STRIDES, DetectorConfig, PersonDetector, load, save
 from model.distil import DenseTeacher
 from model.tasks import make_task
 from model.train import TrainConfig, train
@@ -78,3 +78,15 @@ def test_frozen_layers_of_the_backbone_stay_and_the_others_learn(config: TrainCo
     moved = {name for name, value in trained.items() if not torch.equal(value, start[name])}
     layers = {int(name.split(".")[2]) for name in moved if name.startswith("backbone.layers.")}
     assert layers == set(range(4, 15)) and "score.bias" in moved
+
+
+def test_training_continues_a_pruned_and_calibrated_detector(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    widths = ((1, 16, 1), (3, 24, 2), (6, 24, 1), (3, 32, 2), (2, 64, 2), (2, 96, 2))
+    pruned = PersonDetector(replace(DetectorConfig(), backbone=widths, score_scale=3.0, box_margin=1.2))
+    save(pruned, tmp_path / "pruned.safetensors")
+    task = make_task(replace(config, init=str(tmp_path / "pruned.safetensors")))
+    assert isinstance(task.network, PersonDetector)
+    assert task.network.config == DetectorConfig(backbone=widths)
+    for name, tensor in task.network.state_dict().items():
+        assert torch.equal(tensor, pruned.state_dict()[name])
