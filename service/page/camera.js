@@ -3,7 +3,7 @@
 import { Problem } from "./api.js";
 
 const REASONS = {
-  NotAllowedError: "The camera was refused. Allow it in the browser's address bar, then start it again.",
+  NotAllowedError: "The browser refused the camera. Allow it in the address bar, then start it again.",
   NotFoundError: "No camera was found on this device.",
   NotReadableError: "The camera is in use by another program.",
   OverconstrainedError: "That camera is gone. Choose another.",
@@ -12,7 +12,7 @@ const REASONS = {
 /** The stream of the camera with that id, or of any camera. Throws Problem. */
 export async function openCamera(id) {
   if (!navigator.mediaDevices) {
-    throw new Problem("no_camera", "Browsers give the camera to pages over https or on localhost only.");
+    throw new Problem("no_camera", "Browsers allow the camera only on https pages and on localhost.");
   }
   const device = id ? { deviceId: { exact: id } } : {};
   try {

@@ -41,7 +41,7 @@ async function begin(next) {
 function explain(error) {
   if (!shown) view.showNothing();
   if (error.code === "unauthenticated") {
-    view.say(hasKey() ? "The service does not know this key." : "This service asks for a key.");
+    view.say(hasKey() ? "The service does not know this key." : "This service requires a key.");
     element("access").hidden = false;
     element("key").focus();
     return;
@@ -232,7 +232,7 @@ async function copy(form) {
     area.hidden = false;
     area.value = text;
     area.select();
-    element("copied").textContent = "The browser gives no clipboard: copy it from here.";
+    element("copied").textContent = "The browser does not allow copying. Copy the text from here.";
   }
 }
 

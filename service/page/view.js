@@ -51,7 +51,7 @@ export function showNothing() {
   for (const each of [canvas, video]) each.hidden = true;
   element("invitation").hidden = false;
   stage.style.aspectRatio = "";
-  tell("Nobody yet", []);
+  tell("No persons yet", []);
 }
 
 function reveal(shown, width, height) {

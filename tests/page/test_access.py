@@ -43,7 +43,7 @@ def test_each_control_has_a_name_for_screen_readers(visit: Open, service: Servic
     for role, name in [
         ("button", "Choose a file"),
         ("button", "Start camera"),
-        ("slider", "Least score"),
+        ("slider", "Minimum score"),
         ("button", "JSON"),
         ("button", "curl"),
         ("complementary", "Results"),
@@ -95,7 +95,7 @@ def test_scripts_from_elsewhere_and_inline_are_refused(visit: Open, service: Ser
 
 def test_a_key_is_asked_for_and_kept_in_memory(visit: Open, launch: Launch, pair: Path) -> None:
     seen = visit(launch(api_keys=KEY))
-    seen.wait_for_text("#message", "This service asks for a key")
+    seen.wait_for_text("#message", "This service requires a key")
     seen.page.fill("#key", KEY[:-1] + "x")
     seen.page.keyboard.press("Enter")
     seen.wait_for_text("#message", "does not know this key")

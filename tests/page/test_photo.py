@@ -142,7 +142,7 @@ def test_a_file_that_is_not_an_image_is_reported(
     seen.page.wait_for_selector("#persons li")
     seen.choose(tmp_path / name)
     seen.wait_for_text("#message", message)
-    assert seen.text("#found") == "Nobody yet"
+    assert seen.text("#found") == "No persons yet"
     assert seen.page.locator("#persons li").count() == 0
     assert seen.page.locator("[data-form=json]").is_disabled()
     seen.forgive_network_faults()
@@ -188,7 +188,7 @@ def test_copied_code_runs(visit: Open, shipped: Service, pair: Path) -> None:
 def test_a_photo_waits_for_an_unreachable_service(visit: Open, launch: Launch, pair: Path) -> None:
     first = launch()
     seen = visit(first)
-    seen.wait_for_text("#found", "Nobody yet")
+    seen.wait_for_text("#found", "No persons yet")
     first.close()
     seen.choose(pair)
     seen.wait_for_text("#message", "cannot be reached.*: trying again in")
