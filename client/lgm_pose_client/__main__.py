@@ -73,6 +73,28 @@ def _photos(given: list[str], prog: str) -> None:
 
 
 def _stream(given: list[str], prog: str) -> None:
+    chosen = _stream_parser(prog).parse_args(given)
+    config = StreamConfig(
+        _options(chosen),
+        camera_id=chosen.camera_id,
+        tracking=not chosen.no_tracking,
+        smoothing=not (chosen.no_tracking or chosen.no_smoothing),
+        detect_every=chosen.detect_every,
+    )
+    work = run_stream(
+        chosen.source,
+        chosen.address,
+        config,
+        Policy(chosen.policy) if chosen.policy else None,
+        credentials=_credentials(chosen),
+        once=chosen.once,
+        video=chosen.out,
+        lines=chosen.json,
+    )
+    asyncio.run(_until_stopped(work))
+
+
+def _stream_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="Finds the persons of a camera or a video, and shows the rate and the latency."
     )
@@ -109,25 +131,7 @@ def _stream(given: list[str], prog: str) -> None:
         help="end when the camera is lost; without it the camera is opened again",
     )
     _add_common(parser)
-    chosen = parser.parse_args(given)
-    config = StreamConfig(
-        _options(chosen),
-        camera_id=chosen.camera_id,
-        tracking=not chosen.no_tracking,
-        smoothing=not (chosen.no_tracking or chosen.no_smoothing),
-        detect_every=chosen.detect_every,
-    )
-    work = run_stream(
-        chosen.source,
-        chosen.address,
-        config,
-        Policy(chosen.policy) if chosen.policy else None,
-        credentials=_credentials(chosen),
-        once=chosen.once,
-        video=chosen.out,
-        lines=chosen.json,
-    )
-    asyncio.run(_until_stopped(work))
+    return parser
 
 
 async def _until_stopped(work: Coroutine[Any, Any, T]) -> T:
