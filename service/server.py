@@ -1,6 +1,7 @@
 """Both servers in one process, until SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import math
@@ -82,6 +83,9 @@ class Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._hang_up if self._on_terminal else self._reload)
         await super().startup(sockets)
+        # a full garbage collection would visit every object of all modules and stop the event loop for 100 ms
+        gc.collect()
+        gc.freeze()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "http" if self._handshake_s is None else "https"
         url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
