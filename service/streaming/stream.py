@@ -177,12 +177,16 @@ class Stream:
             outcome: Outcome = await self._poses(work, before)
         except PoseError as error:
             outcome = Failed(error.code, str(error))
+        except Exception:  # the stream waits for an outcome
+            logger.exception("a frame failed", extra={"request_id": self._ident})
+            failure = InferenceFailed()
+            outcome = Failed(failure.code, str(failure))
         await _finished(before)
         self._works.popleft()
         work.entry.outcome.set_result(outcome)
 
     async def _poses(self, work: _Work, before: asyncio.Task[None] | None) -> Poses:
-        """The poses of a frame; logs and measures the frame. Raises only PoseError."""
+        """The poses of a frame; logs and measures the frame. Raises any PoseError."""
         if (client := CLIENT.get()) is not None:
             await client.wait_for_token()
         if self._config.detect_every > 1:

@@ -7,7 +7,9 @@ from contextlib import closing
 import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.app import _OTHER_CALLS
 from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import until
 from tests.support.clients import JPEG
@@ -96,20 +98,55 @@ async def test_a_grpc_call_has_its_place_before_its_message(launch: Launch, phot
         await v1.Estimate(pose_pb2.EstimateRequest(image=photo))
 
 
-async def test_calls_have_a_limit_that_leaves_room_for_health_checks(launch: Launch) -> None:
+async def test_waiting_calls_leave_room_for_health_checks(launch: Launch) -> None:
     service = launch(max_images=1, max_streams=1)
     calls = []
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         for _ in range(20):
             calls.append(channel.stream_unary("/pose.v1.PoseService/Estimate")())
             calls.append(channel.stream_stream("/pose.v1.PoseService/EstimateStream")())
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for call in calls:
             call.cancel()
+
+
+async def test_calls_above_the_limit_are_refused_and_those_below_finish(launch: Launch, photo: bytes) -> None:
+    service = launch(max_images=1, max_streams=1)
+    limit = 1 + 1 + _OTHER_CALLS
+    own_connection = (("grpc.use_local_subchannel_pool", 1),)
+    async with (
+        grpc.aio.insecure_channel(service.grpc, options=own_connection) as first,
+        grpc.aio.insecure_channel(service.grpc, options=own_connection) as second,
+    ):
+        estimate = first.stream_unary("/pose.v1.PoseService/Estimate")()
+        await estimate.wait_for_connection()
+        await until(lambda: service.metric("pose_in_flight", api="grpc") == 1)
+        request = health_pb2.HealthCheckRequest()
+        watches = [health_pb2_grpc.HealthStub(first).Watch(request) for _ in range(limit - 1)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for call in (
+            health_pb2_grpc.HealthStub(second).Check(request, timeout=30),
+            pose_pb2_grpc.PoseServiceStub(second).Estimate(pose_pb2.EstimateRequest(), timeout=30),
+        ):
+            assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await estimate.write(pose_pb2.EstimateRequest(image=photo).SerializeToString())
+        await estimate.done_writing()
+        assert pose_pb2.EstimateResponse.FromString(await estimate).poses.persons
+        assert not any(watch.done() for watch in watches)
+        watches[0].cancel()
+        await until(lambda: _answers(service))
+        for watch in watches:
+            watch.cancel()
+
+
+def _answers(service: Service) -> bool:
+    """Whether a new call is answered."""
+    with grpc.insecure_channel(service.grpc) as channel:
+        call = health_pb2_grpc.HealthStub(channel).Check.future(health_pb2.HealthCheckRequest(), timeout=30)
+        return call.exception() is None
 
 
 async def test_a_message_that_is_not_one_is_an_invalid_argument(service: Service) -> None:

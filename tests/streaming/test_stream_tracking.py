@@ -1,13 +1,18 @@
 """Tracks, smoothing and rarer detection over a stream."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
+import pytest
 
+from service.streaming.camera import Camera
 from service.streaming.frames import Answer, Policy, StreamConfig, StreamFrame
 from service.types import Poses, TrackedPerson
 from tests.streaming.test_tracking import person
-from tests.support.rig import ALL, Rig, frame
+from tests.support.rig import ALL, Rig, frame, outcomes
 
 
 async def run(rig: Rig, config: StreamConfig, frames: list[StreamFrame]) -> list[Answer]:
@@ -47,6 +52,38 @@ async def test_the_detector_runs_on_one_frame_in_detect_every(rig: Rig) -> None:
     third = rig.network.boxes[2]
     assert third is not None
     assert third.boxes[0, 0] > person(101).bbox[0]  # ahead, as the person moves
+
+
+async def test_the_event_loop_runs_while_tracks_are_updated(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, ran = asyncio.get_running_loop(), threading.Event()
+    update = Camera.update
+
+    def waiting(camera: Camera, *arguments: Any, **options: Any) -> Any:
+        loop.call_soon_threadsafe(ran.set)
+        assert ran.wait(timeout=10)  # never set if the update runs on the event loop
+        return update(camera, *arguments, **options)
+
+    monkeypatch.setattr(Camera, "update", waiting)
+    (answer,) = await run(rig, StreamConfig(policy=Policy.ALL, tracking=True), [frame(50)])
+    assert ids(answer) == [1]
+
+
+async def test_a_frame_whose_tracks_cannot_be_updated_fails_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Camera.update
+
+    def fails_once(camera: Camera, persons: Any, time: float, **options: Any) -> Any:
+        if time == 0.1:
+            raise ValueError("not a number")
+        return update(camera, persons, time, **options)
+
+    monkeypatch.setattr(Camera, "update", fails_once)
+    frames = [frame(100 + number, timestamp=0.1 * number) for number in range(3)]
+    answers = await asyncio.wait_for(run(rig, StreamConfig(policy=Policy.ALL, tracking=True), frames), 20)
+    assert outcomes(answers) == [(100, "Poses"), (101, "Failed"), (102, "Poses")]
 
 
 async def test_a_lost_track_starts_the_detector(rig: Rig) -> None:
