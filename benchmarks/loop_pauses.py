@@ -41,6 +41,9 @@ class Pause:
         """The part that is the service's own."""
         return self.cpu + self.waited
 
+    def __str__(self) -> str:
+        return f"{self.own:.0f} (cpu {self.cpu:.0f}, waited {self.waited:.0f})"
+
 
 class Pauses:
     """The largest pause of a service's event loop in a time; see `largest_pause`."""

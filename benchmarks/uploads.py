@@ -2,18 +2,22 @@
 
 Each client sends one image of the largest size allowed, half of them over HTTP and half over gRPC. The peak
 is the resident memory of the process. Compose and Kubernetes allow 3 GiB, of which videos may take 512 MiB.
+`--limit-mb 2560` makes the kernel enforce that limit, which needs root.
 """
 
+import argparse
 import asyncio
-import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import httpx
 import psutil
 
+from benchmarks.memory_cgroup import memory_group
 from service.config import Settings
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.support.networks import save_networks
@@ -28,7 +32,7 @@ async def flood(service: Service, clients: int, image: bytes) -> tuple[Counter[s
 
     async def watch() -> None:
         nonlocal peak
-        while True:
+        while process.is_running():
             peak = max(peak, process.memory_info().rss)
             await asyncio.sleep(0.02)
 
@@ -43,7 +47,10 @@ async def flood(service: Service, clients: int, image: bytes) -> tuple[Counter[s
 
         async def post() -> str:
             headers = {"content-type": "image/jpeg"}
-            return str((await http.post("/v1/poses", content=image, headers=headers)).status_code)
+            try:
+                return str((await http.post("/v1/poses", content=image, headers=headers)).status_code)
+            except httpx.TransportError as error:
+                return type(error).__name__
 
         async def call() -> str:
             return str((await stub.Estimate(request, timeout=300).code()).name)
@@ -53,20 +60,28 @@ async def flood(service: Service, clients: int, image: bytes) -> tuple[Counter[s
     return Counter(statuses), peak
 
 
-def main() -> None:
-    """Print statuses and memory; exit with 1 above the limit."""
-    clients = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print statuses and memory; exit with 1 above the limit, or if the kernel killed the service."""
+    parser = argparse.ArgumentParser(prog="benchmarks.uploads", description=__doc__)
+    parser.add_argument("clients", type=int, nargs="?", default=200, help="[%(default)s]")
+    parser.add_argument("--limit-mb", type=int, help="MiB that the kernel allows the service")
+    chosen = parser.parse_args(arguments)
     photo = (ROOT / "examples" / "astronaut.jpg").read_bytes()
     image = photo.ljust(Settings.model_fields["max_body_bytes"].default - 4096, b"\0")
-    with tempfile.TemporaryDirectory() as folder:
-        service = Service(weights=save_networks(Path(folder)))
+    limit = LIMIT if chosen.limit_mb is None else chosen.limit_mb * 2**20
+    with ExitStack() as stack:
+        weights = save_networks(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        group = None if chosen.limit_mb is None else stack.enter_context(memory_group(limit))
+        service = Service(command=("-m", "service") if group is None else group.command, weights=weights)
+        stack.callback(service.close)
         before = psutil.Process(service.process.pid).memory_info().rss
-        statuses, peak = asyncio.run(flood(service, clients, image))
-        service.close()
-    print(f"{clients} clients of {len(image)} bytes: {dict(statuses)}")
-    print(f"resident memory: {before / 2**20:.0f} MiB before, {peak / 2**20:.0f} MiB at its peak")
-    print(f"limit: {LIMIT / 2**20:.0f} MiB")
-    raise SystemExit(peak > LIMIT)
+        statuses, peak = asyncio.run(flood(service, chosen.clients, image))
+        print(f"{chosen.clients} clients of {len(image)} bytes: {dict(statuses)}")
+        print(f"resident memory: {before / 2**20:.0f} MiB before, {peak / 2**20:.0f} MiB at its peak")
+        print(f"limit: {limit / 2**20:.0f} MiB")
+        if group is not None:
+            print(f"enforced: peak {group.peak / 2**20:.0f} MiB, {group.killed} processes killed")
+        raise SystemExit(peak > limit or (group is not None and group.killed > 0))
 
 
 if __name__ == "__main__":
