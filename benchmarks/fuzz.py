@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     photo = (ROOT / "examples" / "astronaut.jpg").read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         service = Service(command=COMMAND, weights=save_networks(Path(folder)))
+        sleep(1)  # start-up ends with a garbage collection
         with largest_pause(service) as idle:
             sleep(5)
         with largest_pause(service) as busy:
