@@ -28,7 +28,7 @@ from benchmarks.rounds import WEIGHTS, Case, Figures, interleaved, options, writ
 from model.baselines import picodet, pp_tinypose, rtmdet
 from model.calibrate import best_f1, hits_of, photos_kept_apart
 from model.evaluate import detect, is_labelled
-from model.keypoints import person_score
+from model.keypoints import keypoint_score
 from model.metrics import Scored, keypoint_accuracy
 from model.pose_dataset import read_data
 from model.predictors import PosePredictor
@@ -79,7 +79,7 @@ def pair(detector: Detector, pose: PosePredictor, most: int, data: bytes) -> Sco
     if not len(boxes):
         return NOTHING
     (keypoints,) = pose.estimate([image], [boxes[:most]])
-    return keypoints, person_score(scores[:most], keypoints[:, :, 2])
+    return keypoints, scores[:most] * keypoint_score(keypoints[:, :, 2])
 
 
 def at_best_f1(detector: Detector, samples: Sequence[Sample]) -> Detector:

@@ -3,8 +3,8 @@
 Afterwards a score is the probability that the box overlaps the human box of a person by half, measured on
 training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change;
 both numbers are stored next to the weights, and further training does not see them.
-Few boxes of low scores lead to a person of the default `min_score`, and each costs a run of the pose network.
-So the margin is stored too: how many times `min_score` a box must score.
+The score of a person is the score of its box times that of its keypoints, which is below 1. So the margin is
+stored too: the factor by which a box must score higher than the person that it leads to.
 """
 
 import argparse
@@ -15,20 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from model import detector
-from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate
+from model.evaluate import MIN_BOX_SCORE, WEIGHTS, detect
 from model.geometry import Floats
-from model.metrics import Scored, keypoint_accuracy
+from model.keypoints import keypoint_score
+from model.metrics import Scored
 from model.pose_dataset import read_data
-from model.predictors import load_pose, torch_detector
+from model.predictors import PosePredictor, load_pose, torch_detector
 from model.samples import PersonAnnotation, Sample, kept_apart
 
 #: IoU with a person's box from which a box has found that person.
 FOUND_IOU = 0.5
-#: Scores from which boxes may be looked at, and how much AP of the poses may be lost to look at fewer.
-THRESHOLDS = tuple(round(0.05 + 0.02 * index, 2) for index in range(20))
-TOLERANCE = 0.01
+#: Quantile of the keypoint scores of the found persons that sets the margin.
+BELOW_CEILING = 0.99
 
 Bools = npt.NDArray[np.bool_]
 
@@ -116,23 +117,15 @@ def photos_kept_apart(data: Path) -> list[Sample]:
     return [sample for sample in read_data(data, "train") if kept_apart(sample) and sample.boxes_complete]
 
 
-def box_threshold(samples: Sequence[Sample], detected: Sequence[Scored], poses: Sequence[Scored]) -> float:
-    """The largest box score from which the poses of the boxes have an AP at most TOLERANCE below the best.
-
-    detected: boxes and scores of each photo, sorted by descending score; poses: of the first of these boxes,
-    in the same order. Poses that score less than SERVED_SCORE are left out, as in the service.
-    """
-    results = {}
-    for least in THRESHOLDS:
-        answers = [
-            (keypoints[sure], scores[sure])
-            for (_, of_boxes), (keypoints, scores) in zip(detected, poses, strict=True)
-            for sure in [(of_boxes[: len(scores)] >= least) & (scores >= SERVED_SCORE)]
-        ]
-        boxes = float(np.mean([(scores >= least).sum() for _, scores in detected]))
-        results[least] = keypoint_accuracy(samples, answers).ap
-        print(f"boxes from {least:.2f} on: {boxes:.2f} boxes a photo, AP of the poses {results[least]:.3f}")
-    return max(least for least, ap in results.items() if ap >= max(results.values()) - TOLERANCE)
+def margin(pose: PosePredictor, samples: Sequence[Sample], detected: Sequence[Scored]) -> float:
+    """1 divided by the BELOW_CEILING quantile of the keypoint scores of the found persons."""
+    scores: list[float] = []
+    for sample, (boxes, _) in zip(tqdm(samples, "keypoints", unit="photo"), detected, strict=True):
+        hits, _ = found(boxes, sample.persons)
+        if hits.any():
+            (keypoints,) = pose.estimate([sample.image()], [boxes[hits]])
+            scores += keypoint_score(keypoints[:, :, 2]).tolist()
+    return 1 / max(float(np.quantile(scores, BELOW_CEILING)), 1e-3) if scores else 1.0
 
 
 def reliability(scores: Floats, hits: Bools) -> str:
@@ -168,10 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibration = fit(scores, hits, persons)
     print(f"{len(samples)} photos, {persons} persons: {calibration}")
     print(reliability(calibration.chance(scores), hits))
-    detected = [(boxes, calibration.chance(scores)) for boxes, scores in detected]
-    likely = [(boxes[sure >= THRESHOLDS[0]], sure[sure >= THRESHOLDS[0]]) for boxes, sure in detected]
-    poses = estimate(load_pose(options.pose), samples, likely)
-    box_margin = box_threshold(samples, likely, poses) / SERVED_SCORE
+    likely = [calibration.chance(scores) > 0.5 for _, scores in detected]
+    clear = [(boxes[sure], scores[sure]) for (boxes, scores), sure in zip(detected, likely, strict=True)]
+    box_margin = margin(load_pose(options.pose), samples, clear)
     print(f"margin {box_margin:.3f}")
     network.config = replace(
         network.config,

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
 from model.geometry import Floats
-from model.keypoints import person_score
+from model.keypoints import keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
@@ -83,14 +83,17 @@ def person_accuracy(predictor: PersonPredictor, samples: Sequence[Sample]) -> Ac
 def estimate(
     predictor: PosePredictor, samples: Sequence[Sample], detections: Sequence[Scored]
 ) -> list[Scored]:
-    """Poses in detected boxes. detections[i]: boxes and scores of samples[i], sorted by descending score."""
+    """Poses in detected boxes; detections[i] are boxes and scores of samples[i], sorted by descending score.
+
+    The score of a pose is that of its box times that of its keypoints.
+    """
     poses = []
     for sample, (boxes, scores) in zip(tqdm(samples, "both", unit="photo"), detections, strict=True):
         boxes, scores = boxes[:MAX_PERSONS], scores[:MAX_PERSONS]
         keypoints = np.zeros((0, 17, 3), np.float32)
         if len(boxes):
             (keypoints,) = predictor.estimate([sample.image()], [boxes])
-        poses.append((keypoints, person_score(scores, keypoints[:, :, 2])))
+        poses.append((keypoints, scores * keypoint_score(keypoints[:, :, 2])))
     return poses
 
 

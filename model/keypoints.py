@@ -86,10 +86,10 @@ MPII = Skeleton(
 )  # fmt: skip
 
 
-def person_score(boxes: npt.ArrayLike, keypoints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Scores (...) of persons: the square root of the box's score, times the mean score of the keypoints.
+def keypoint_score(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mean (...) of the keypoint scores (..., K) above MIN_KEYPOINT_SCORE; 0 where none is.
 
-    boxes: scores (...); keypoints: scores (..., K); all in [0, 1]. With the square root, clear keypoints
-    count more than a clear box.
+    COCO results are commonly rescored by it: the score of a pose is that of its box times this.
     """
-    return np.asarray(np.sqrt(boxes) * keypoints.mean(-1), np.float32)
+    counted = scores > MIN_KEYPOINT_SCORE
+    return np.asarray((scores * counted).sum(-1) / counted.sum(-1).clip(1), np.float32)

@@ -30,7 +30,7 @@ Network = Callable[[Pixels], tuple[Floats, ...]]
 Detections = tuple[Floats, Floats]
 
 MIN_BOX_SCORE = 0.05  # boxes below are noise, whatever a caller asks for
-MAX_IOU = 0.6  # each box that remains costs a run of the pose network
+MAX_IOU = 0.5  # each box that is left costs a run of the pose network
 MAX_CANDIDATES = 1000
 MAX_BOXES = 300
 CROPS_PER_RUN = 32

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.keypoints import person_score
+from model.keypoints import keypoint_score
 from model.topdown import Detector
 from service.types import Boxes, Floats, InferenceInput, Person
 
@@ -31,8 +31,11 @@ def _wanted(frame: InferenceInput, margin: float, boxes: Floats, scores: Floats)
 
 
 def find_persons(frame: InferenceInput, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
-    """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3)."""
-    scores = person_score(detected.scores, keypoints[:, :, 2])
+    """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3).
+
+    The score of a person is the score of the box times the score of the keypoints.
+    """
+    scores = detected.scores * keypoint_score(keypoints[:, :, 2])
     rounded = [round(score, 4) for score in scores.tolist()]
     found = zip(detected.boxes, rounded, keypoints, strict=True)
     persons = [_person(*each) for each in found if each[1] >= frame.options.min_score]

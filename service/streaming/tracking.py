@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, person_score
+from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, keypoint_score
 from service.types import Floats, Person
 
 _MIN_SIMILARITY = 0.2  # below it a person matches no track
@@ -184,7 +184,7 @@ def _arrays(person: Person) -> tuple[Floats, Floats]:
 
 def _box_score(person: Person, keypoints: Floats) -> float:
     """The score of a person's box: the person's score without that of the keypoints."""
-    return min(1.0, (person.score / max(float(person_score(1, keypoints[:, 2])), 1e-3)) ** 2)
+    return min(1.0, person.score / max(float(keypoint_score(keypoints[:, 2])), 1e-3))
 
 
 def _weights(keypoints: Floats) -> Floats:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from model import detector
-from model.calibrate import box_threshold, fit, found, main, reliability
-from model.geometry import Floats
+from model.calibrate import fit, found, main, margin, reliability
+from model.geometry import Floats, Pixels
 from model.samples import KEPT_APART
 from tests.model.labelled import person, random_keypoints, sample
 from tests.model.shards import FIRST_ID, write_shard
@@ -54,16 +55,17 @@ def test_a_calibrated_network_moves_scores_but_not_what_training_sees() -> None:
     torch.testing.assert_close(moved, (2 * logits - 0.5).sigmoid(), rtol=1e-4, atol=1e-5)
 
 
-def test_boxes_are_looked_at_unless_they_cost_almost_no_accuracy() -> None:
+def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
+    class Sure:
+        def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+            return [np.full((len(each), 17, 3), 0.8, np.float32) for each in boxes]
+
     rng = np.random.default_rng(2)
-    truth = [random_keypoints(rng) for _ in range(8)]
-    samples = [sample(n, [person(n, each)]) for n, each in enumerate(truth)]
-    sure = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], np.float32)
-    detected = [(s.persons[0].box[None], score[None]) for s, score in zip(samples, sure, strict=True)]
-    right = [(each[None].astype(np.float32), score[None]) for each, score in zip(truth, sure, strict=True)]
-    assert box_threshold(samples, detected, right) == pytest.approx(0.19)
-    wrong = [(keypoints + 500 * (score[0] < 0.35), score) for keypoints, score in right]
-    assert box_threshold(samples, detected, wrong) == pytest.approx(0.39)
+    samples = [sample(n, [person(n, random_keypoints(rng))]) for n in range(3)]
+    detected = [(s.persons[0].box[None], np.ones(1, np.float32)) for s in samples]
+    assert margin(Sure(), samples, detected) == pytest.approx(1 / 0.8)
+    nobody = [(box(800, 800, 900, 900)[None], np.ones(1, np.float32))]
+    assert margin(Sure(), samples[:1], nobody) == 1
 
 
 def test_the_command_writes_a_network_that_carries_its_margin(
@@ -83,7 +85,7 @@ def test_the_command_writes_a_network_that_carries_its_margin(
     main([weights, "--out", str(out), "--data", str(tmp_path / "data"), "--pose", str(tmp_path / "pose.onnx"),
           "--size", "320"])  # fmt: skip
     assert capsys.readouterr().out.startswith("2 photos, 2 persons")
-    assert json.loads(out.with_suffix(".json").read_text())["box_margin"] > 0
+    assert json.loads(out.with_suffix(".json").read_text())["box_margin"] >= 1
     with torch.no_grad():
         scores = detector.load(out)(torch.zeros(1, 3, 320, 320))[1]
         again = detector.load(out)

@@ -3,13 +3,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, person_score
+from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, keypoint_score
 
 
-def test_a_person_scores_the_root_of_the_box_times_the_mean_of_the_keypoints() -> None:
-    keypoints = np.zeros((3, 17), np.float32)
-    keypoints[0], keypoints[1, :16] = 0.5, 0.85
-    np.testing.assert_allclose(person_score([0.49, 0.81, 1.0], keypoints), [0.35, 0.72, 0], atol=1e-6)
+def test_a_pose_scores_the_mean_of_the_keypoints_that_count() -> None:
+    scores = np.zeros((3, 17), np.float32)
+    scores[0] = 0.5
+    scores[1, :4], scores[1, 4:] = 0.8, 0.19
+    scores[2] = 0.1
+    np.testing.assert_allclose(keypoint_score(scores), [0.5, 0.8, 0.0], atol=1e-6)
+    assert float(keypoint_score(scores[1])) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("skeleton", [COCO, MPII], ids=["coco", "mpii"])

@@ -48,7 +48,7 @@ async def test_the_detector_runs_on_one_frame_in_detect_every(rig: Rig) -> None:
     second = rig.network.boxes[1]
     assert second is not None
     np.testing.assert_allclose(second.boxes, [person(100).bbox], atol=0.01)
-    np.testing.assert_allclose(second.scores, [0.81], atol=1e-3)  # the person scores its root
+    np.testing.assert_allclose(second.scores, [0.9], atol=1e-3)
     third = rig.network.boxes[2]
     assert third is not None
     assert third.boxes[0, 0] > person(101).bbox[0]  # ahead, as the person moves
