@@ -101,7 +101,7 @@ class DetectorTask:
 
 def _untrained_detector(init: str) -> detector.PersonDetector:
     """A detector for the weights of a file: of the same widths if the file is one of ours."""
-    if not Path(init).with_suffix(".json").is_file():
+    if not init or not Path(init).with_suffix(".json").is_file():
         return detector.PersonDetector()
     other = detector.load_config(Path(init))
     config = detector.DetectorConfig(

@@ -95,8 +95,7 @@ def test_a_hang_up_ends_a_service_that_has_a_terminal(networks: dict[bool, Path]
 
     def on_its_own_terminal() -> None:
         os.login_tty(its_end)
-        if ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     settings = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0", "POSE_WEIGHTS": str(networks[False])}
     process = subprocess.Popen(

@@ -290,7 +290,7 @@ def test_help_lists_every_setting_with_its_default() -> None:
     assert done.returncode == 0
     for name, field in Settings.model_fields.items():
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"  POSE_{name.upper()} ")]
-        assert str(field.default) in line
+        assert f"[{'' if field.default is None else field.default}]" in line
         assert field.description is not None
         assert field.description in line
 

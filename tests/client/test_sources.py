@@ -172,9 +172,14 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a test run in the background of a shell ignores SIGINT, and its children would too
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=end_on_signals,
     )
+
+
+def end_on_signals() -> None:
+    """A test run in the background of a shell or by nohup ignores these, and its children would too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def answers_of(lines: Path) -> list[dict[str, object]]:
