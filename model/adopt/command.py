@@ -22,7 +22,7 @@ from model.geometry import Fit, Floats, Pixels
 from model.keypoints import COCO, MPII, Skeleton
 
 FAMILIES = {family.name: family for family in (*DETECTORS, *POSES)}
-_PHOTO = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+_PHOTO = Path(__file__).with_name("photo.jpg")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,12 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = published.rtmdet(tmp_path / "x.onnx")
     with pytest.raises(AdoptError, match=r"none\.jpg: not a photo that can be read"):
         adopt(path, tmp_path / "out", Choices(photos=[tmp_path / "none.jpg"]))
+
+
+def test_the_photo_is_installed_with_the_package() -> None:
+    (photo,) = Choices().photos
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert photo.is_file() and str(photo.relative_to(ROOT / "model")) in setuptools["package-data"]["model"]
 
 
 def command(code: str) -> subprocess.CompletedProcess[str]:
