@@ -55,6 +55,8 @@ class Adoption:
             pairs = [pair for sets in zip(ours, theirs, strict=True) for pair in zip(*sets, strict=True)]
             if batch.dim_param:
                 pairs += zip(run(inputs), map(np.concatenate, zip(*ours, strict=True)), strict=True)
+            if not all(np.isfinite(output).all() for pair in pairs for output in pair):
+                raise AdoptError(f"{path}: gives values that are infinite or not a number")
             worst = max([worst, *(difference(*pair) for pair in pairs)])
         if not worst <= TOLERANCE:
             raise AdoptError(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,8 @@ class Choices:
 def adopt(path: Path, out: Path, choices: Choices) -> tuple[Path, list[str]]:
     """Write out/detector.onnx or out/pose.onnx for a published network.
 
-    Returns the path of the file and lines that describe it. Raises AdoptError, before anything is written.
+    Returns the path of the file and lines that describe it. Raises AdoptError, before anything is written,
+    and OSError if it cannot be.
     """
     if choices.family not in (None, *FAMILIES):
         raise AdoptError(f"no family {choices.family!r}; there are {', '.join(FAMILIES)}")
@@ -61,7 +63,12 @@ def adopt(path: Path, out: Path, choices: Choices) -> tuple[Path, list[str]]:
     adoption = Adoption(published, family.preprocessing, decode, model, metadata)
     worst, found = adoption.compare(photos)
     out.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, target)
+    part = target.with_suffix(".part")
+    try:
+        onnx.save(model, part, format="protobuf")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
     height, width = published.size
     lines = [
         f"{target}: {family.task} of the layout {family.name} ({family.project}), {height}x{width}",
@@ -144,22 +151,45 @@ def _read(photo: Path) -> Pixels:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width)
+    found = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels")
+    return int(found[1]), int(found[2])
 
 
 def _three(text: str) -> tuple[float, float, float]:
-    first, second, third = map(float, text.split(","))
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A,B,C") from None
     return first, second, third
+
+
+def _deviations(text: str) -> tuple[float, float, float]:
+    deviations = _three(text)
+    if not min(deviations) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} are not three numbers above 0")
+    return deviations
+
+
+def _grey(text: str) -> int:
+    if not text.isdecimal() or int(text) > 255:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a grey level from 0 to 255")
+    return int(text)
 
 
 def _chosen_skeleton(text: str) -> Skeleton:
     """coco, mpii, or a file with the JSON of GET /v1/skeleton."""
     if text in (known := {"coco": COCO, "mpii": MPII}):
         return known[text]
-    parts = json.loads(Path(text).read_text())
-    pairs = {key: tuple((int(a), int(b)) for a, b in parts[key]) for key in ("edges", "flip_pairs")}
-    return Skeleton(tuple(parts["names"]), oks_sigmas=tuple(map(float, parts["oks_sigmas"])), **pairs)
+    try:
+        parts = json.loads(Path(text).read_text())
+        pairs = {key: tuple((int(a), int(b)) for a, b in parts[key]) for key in ("edges", "flip_pairs")}
+        return Skeleton(tuple(parts["names"]), oks_sigmas=tuple(map(float, parts["oks_sigmas"])), **pairs)
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{text} has no {error.args[0]}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is not the JSON of GET /v1/skeleton: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,11 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     own = parser.add_argument_group("preprocessing", "only if it differs from that of the family")
     own.add_argument("--colour", choices=("bgr", "rgb"), help="order of the colour channels")
     own.add_argument("--mean", type=_three, help="mean pixel value of each channel, in that order: A,B,C")
-    own.add_argument("--std", type=_three, help="standard deviation of each channel: A,B,C")
+    own.add_argument("--std", type=_deviations, help="standard deviation of each channel: A,B,C")
     own.add_argument(
         "--fit", type=Fit, choices=tuple(Fit), help="position of the image in a detector's input"
     )
-    own.add_argument("--fill", type=int, help="grey level of the rest of the input, 0 to 255")
+    own.add_argument("--fill", type=_grey, help="grey level of the rest of the input, 0 to 255")
     return parser
 
 
@@ -206,6 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     try:
         _, lines = adopt(options.file, options.out, choices)
-    except AdoptError as error:
+    except (AdoptError, OSError) as error:
         raise SystemExit(str(error)) from None
     print("\n".join(lines))

@@ -71,7 +71,7 @@ def read_network(path: Path, size: tuple[int, int] | None) -> Published:
 
 def _load(path: Path) -> tuple[bytes, ModelProto]:
     if not path.is_file():
-        raise AdoptError(f"{path}: no such file")
+        raise AdoptError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf, onnx and the system raise classes of their own
@@ -116,9 +116,11 @@ def _image_input(path: Path, graph: GraphProto) -> str:
         names = ", ".join(each.name for each in inputs) or "none"
         raise AdoptError(f"{path}: needs one image input (N, 3, H, W), has the inputs {names}")
     (image,) = images
+    kind = TensorProto.DataType.Name(image.type.tensor_type.elem_type)
     channels = image.type.tensor_type.shape.dim[1].dim_value
-    if channels not in (0, 3) or image.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise AdoptError(f"{path}: its input {image.name} is not float32 (N, 3, H, W)")
+    if channels not in (0, 3) or kind != "FLOAT":
+        sides = ", ".join(str(dim.dim_value or "?") for dim in image.type.tensor_type.shape.dim)
+        raise AdoptError(f"{path}: its input {image.name} is {kind} ({sides}), not FLOAT (N, 3, H, W)")
     return str(image.name)
 
 
@@ -156,11 +158,14 @@ def _opened(
     (image,) = (each for each in model.graph.input if each.name == name)
     batch = image.type.tensor_type.shape.dim[0]
     probe = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+    published = batch.dim_value
     batch.dim_value = 1
     single = open_session(path, model.SerializeToString())
     try:
         apart = [single.run(None, {name: each}) for each in probe[:, None]]
     except Exception as error:
+        if published > 1:
+            raise AdoptError(f"{path}: contains its batch of {published}: export it with 1") from error
         raise AdoptError(f"{path}: cannot be run at {size[0]}x{size[1]}: {first_line(error)}") from error
     batch.dim_param = "N"
     if not _runs_batches(model, name, probe, apart):
@@ -197,7 +202,7 @@ def open_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
     """A session on one thread. Raises AdoptError with the path if onnxruntime cannot load the bytes."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # warnings about constants of a size that was left open
+    options.log_severity_level = 4  # errors are raised; a batch that the graph cannot run is tried too
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from model.adopt import check
 from model.adopt.command import Choices, adopt, main
@@ -73,13 +73,34 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith("not a valid ONNX file")
     path.write_bytes(b"")
     assert refusal(path).startswith("not a valid ONNX file")
+    path.write_text("not a network")
+    assert refusal(path).startswith("not a valid ONNX file")
     path.unlink()
     assert refusal(path) == "no such file"
+    path.mkdir()
+    assert refusal(path) == "not a file"
 
 
 def test_a_graph_that_misses_a_tensor_is_refused(tmp_path: Path) -> None:
     path = edited(published.rtmdet(tmp_path / "x.onnx"), broken=True)
     assert refusal(path).startswith("onnxruntime cannot load it: ") and "nowhere" in refusal(path)
+
+
+def test_weights_that_are_kept_in_a_missing_file_are_named(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=0)
+    _, lines = adopt(path, tmp_path / "adopted", Choices())
+    assert (tmp_path / "adopted" / "detector.onnx").exists() and "rtmdet" in lines[0]
+    (tmp_path / "weights").unlink()
+    assert str(tmp_path / "weights") in refusal(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    tiny = Tiny()
+    broken = tiny.add("Mul", tiny.level(4, 17), np.array([value], np.float32))
+    path = tiny.save(tmp_path / "hrnet.onnx", {"heatmaps": broken})
+    assert refusal(path) == "gives values that are infinite or not a number"
 
 
 def test_custom_operators_are_named(tmp_path: Path) -> None:
@@ -115,6 +136,30 @@ def test_inputs_must_be_one_image(tmp_path: Path) -> None:
     tiny.inputs = {"images": ["N", 8]}
     path = tiny.save(path, {"y": tiny.add("Identity", "images")})
     assert refusal(path) == "needs one image input (N, 3, H, W), has the inputs images"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "said"),
+    [
+        (TensorProto.FLOAT16, ["N", 3, 128, 192], "FLOAT16 (?, 3, 128, 192)"),
+        (TensorProto.INT8, [1, 3, 128, 192], "INT8 (1, 3, 128, 192)"),
+        (TensorProto.FLOAT, [1, 128, 192, 3], "FLOAT (1, 128, 192, 3)"),
+    ],
+)
+def test_inputs_must_be_floats_in_planes(kind: int, shape: list[object], said: str, tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("images", kind, shape))
+    onnx.save(model, path)
+    assert refusal(path) == f"its input images is {said}, not FLOAT (N, 3, H, W)"
+
+
+def test_a_batch_within_the_graph_must_be_one(tmp_path: Path) -> None:
+    tiny = Tiny()
+    tiny.inputs["images"][0] = 8
+    table = tiny.add("Reshape", tiny.table((8, 16, 32), 85), np.array([8, 504, 85]))
+    path = tiny.save(tmp_path / "x.onnx", {"output": table})
+    assert refusal(path) == "contains its batch of 8: export it with 1"
 
 
 def test_other_keypoints_need_a_skeleton(tmp_path: Path) -> None:
@@ -156,6 +201,23 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert refusal(path).startswith("the result differs by ")
 
 
+def test_a_result_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    original = check.open_session
+
+    def broken(path: Path, data: bytes) -> object:
+        session = original(path, data)
+
+        class Broken:
+            def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+                return [output * np.float32(np.nan) for output in session.run(names, feed)]
+
+        return Broken()
+
+    monkeypatch.setattr(check, "open_session", broken)
+    assert refusal(path) == "gives values that are infinite or not a number"
+
+
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = published.rtmdet(tmp_path / "x.onnx")
     with pytest.raises(AdoptError, match=r"none\.jpg: not a photo that can be read"):
@@ -168,6 +230,69 @@ def test_the_photo_is_installed_with_the_package() -> None:
     assert photo.is_file() and str(photo.relative_to(ROOT / "model")) in setuptools["package-data"]["model"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--size", "320", "'320' is not HEIGHTxWIDTH in pixels"),
+        ("--size", "0x320", "'0x320' is not HEIGHTxWIDTH in pixels"),
+        ("--mean", "1,2", "'1,2' is not A,B,C"),
+        ("--std", "1,0,1", "'1,0,1' are not three numbers above 0"),
+        ("--fill", "256", "'256' is not a grey level from 0 to 255"),
+        ("--fill", "-1", "'-1' is not a grey level from 0 to 255"),
+        ("--skeleton", "/none.json", "/none.json is not the JSON of GET /v1/skeleton: "),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    option: str, value: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    with pytest.raises(SystemExit) as raised:
+        main([str(path), "--out", str(tmp_path / "out"), f"{option}={value}"])
+    assert raised.value.code == 2
+    assert f"argument {option}: {said}" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"names": ["a"', "is not the JSON of GET /v1/skeleton: "),
+        ("[]", "is not the JSON of GET /v1/skeleton: "),
+        ('{"names": ["a"], "edges": []}', "has no flip_pairs"),
+        ('{"names": ["a"], "edges": [[0, 5]], "flip_pairs": [], "oks_sigmas": [1]}', "outside 0 to 0"),
+    ],
+)
+def test_skeletons_that_cannot_be_are_refused(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "skeleton.json").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["x.onnx", "--out", str(tmp_path / "out"), "--skeleton", str(tmp_path / "skeleton.json")])
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+    with pytest.raises(SystemExit, match=str(path)) as raised:
+        main([str(path), "--out", str(path)])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_written_to_its_end_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published.rtmdet(tmp_path / "x.onnx")
+
+    def full(model: onnx.ModelProto, target: Path, **options: str) -> None:
+        Path(target).write_bytes(b"the first bytes")
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        main([str(path), "--out", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def command(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
@@ -178,6 +303,21 @@ def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == f"{tmp_path}/x.onnx: no such file\n"
+
+
+def test_onnxruntime_writes_no_lines_of_its_own(tmp_path: Path) -> None:
+    """Neither of a graph that it cannot load nor of a batch that is tried."""
+    path = published.rtmdet(tmp_path / "x.onnx")
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[1] = 4
+    onnx.save(model, path)
+    run = f"from service.cli import main; main(['adopt', '{path}', '--out', '{tmp_path}/out'])"
+    done = command(run)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{path}: onnxruntime cannot load it: ") and done.stderr.count("\n") == 1
+    published.picodet(path)
+    done = command(run)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_the_package_the_command_names_it() -> None:
