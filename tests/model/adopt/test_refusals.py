@@ -81,6 +81,15 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     assert refusal(path) == "not a file"
 
 
+def test_nodes_may_be_in_any_order(tmp_path: Path) -> None:
+    """Converters to half precision append nodes whose results are used before; onnxruntime sorts them."""
+    path = published.rtmdet(tmp_path / "x.onnx")
+    model = onnx.load(path)
+    model.graph.node.extend([model.graph.node.pop(0)])
+    onnx.save(model, path)
+    assert adopt(path, tmp_path / "adopted", Choices())[0].exists()
+
+
 def test_a_graph_that_misses_a_tensor_is_refused(tmp_path: Path) -> None:
     path = edited(published.rtmdet(tmp_path / "x.onnx"), broken=True)
     assert refusal(path).startswith("onnxruntime cannot load it: ") and "nowhere" in refusal(path)
