@@ -1,6 +1,6 @@
 """The published layouts of detectors, decoded to boxes (N, A, 4) in pixels of the input and scores (N, A).
 
-Detectors of several classes keep class 0, which is the person in COCO's order.
+Detectors of several classes keep the person: class 0 as in COCO's order, unless the file names its classes.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from model.geometry import Fit, Floats, Resize
 
 _STRIDES = 8, 16, 32
 _LIKELY_CLASSES = 1, 80
+_END_TO_END = ["dets", "labels"]
 _MAX_ROWS = 300  # of a network that suppresses by itself: a number that varies cannot be batched
 
 
@@ -69,7 +70,9 @@ def _expected(bins: Array, count: int) -> Array:
 
 def _rtmdet(example: Example) -> Decode | None:
     """Maps (N, h, w, C + 4) of scores and distances in pixels, or (N, C, h, w) and (N, 4, h, w) as the head
-    gives them; the points are the corners of the cells."""
+    gives them; the points are the corners of the cells. Or as MMDeploy exports it, see _end_to_end."""
+    if sorted(example.names) == _END_TO_END:
+        return _end_to_end(example)
     maps = [shape for shape in example.shapes if len(shape) == 4]
     levels = [(-(-example.size[0] // s), -(-example.size[1] // s)) for s in _STRIDES]
     if len(maps) != len(example.shapes):
@@ -105,10 +108,8 @@ def _rtmdet(example: Example) -> Decode | None:
     return decode
 
 
-def _mmdeploy(example: Example) -> Decode | None:
-    """`dets` (N, A, 5) of box and score after non-maximum suppression, `labels` (N, A)."""
-    if sorted(example.names) != ["dets", "labels"]:
-        return None
+def _end_to_end(example: Example) -> Decode:
+    """MMDeploy's `dets` (N, A, 5) of box and score after non-maximum suppression, and `labels` (N, A)."""
     dets, labels = (example.names.index(name) for name in ("dets", "labels"))
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -120,7 +121,10 @@ def _mmdeploy(example: Example) -> Decode | None:
 
 
 def _yolox(example: Example) -> Decode | None:
-    """(N, A, 5 + C) of centre, size, objectness and class scores; in cells and logarithms unless decoded."""
+    """(N, A, 5 + C) of centre, size, objectness and class scores; in cells and logarithms unless decoded. Or
+    as MMDeploy exports it, see _end_to_end."""
+    if sorted(example.names) == _END_TO_END:
+        return _end_to_end(example)
     match example.shapes:
         case [(1, cells, depth)] if cells == _cells(example.size, _STRIDES) and depth - 5 in _LIKELY_CLASSES:
             pass
@@ -209,7 +213,7 @@ def _yolov8(example: Example) -> Decode | None:
 
     def decode(outputs: Sequence[Array]) -> tuple[Array, ...]:
         table = transpose(as_floats(outputs[0]), (0, 2, 1))
-        return _from_centres(table), _column(table, 4)
+        return _from_centres(table), _column(table, 4 + example.person)
 
     return decode
 
@@ -220,9 +224,8 @@ _STRETCHED_BGR = replace(IMAGENET_BGR, fit=Fit.STRETCH)
 _SHARES = Preprocessing(rgb=True, mean=(0, 0, 0), std=(255, 255, 255), fit=Fit.CENTRED)
 
 DETECTORS = (
-    Family("rtmdet", "detector", "RTMDet, OpenMMLab", IMAGENET_BGR, _rtmdet),
-    Family("mmdeploy", "detector", "MMDetection exported by MMDeploy, OpenMMLab", IMAGENET_BGR, _mmdeploy),
-    Family("yolox", "detector", "YOLOX, Megvii", _PLAIN, _yolox, ("yolox",)),
+    Family("rtmdet", "detector", "RTMDet, OpenMMLab", IMAGENET_BGR, _rtmdet, ("rtmdet", ".rtm_cls.")),
+    Family("yolox", "detector", "YOLOX, Megvii", _PLAIN, _yolox, ("yolox", ".multi_level_conv_cls.")),
     Family("picodet", "detector", "PicoDet, PaddleDetection", _STRETCHED, _picodet),
     Family("nanodet", "detector", "NanoDet, RangiLyu", _STRETCHED_BGR, _nanodet, ("nanodet",)),
     Family("yolov8", "detector", "YOLOv8 and YOLO11, Ultralytics", _SHARES, _yolov8),

@@ -20,11 +20,15 @@ class AdoptError(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """Names and arrays (1, ...) of the outputs for one photo; size: (height, width) of the input."""
+    """Names and arrays (1, ...) of the outputs for one photo.
+
+    size: (height, width) of the input. person: the class of persons.
+    """
 
     size: tuple[int, int]
     names: tuple[str, ...]
     outputs: tuple[npt.NDArray[np.float32], ...]
+    person: int
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

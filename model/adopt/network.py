@@ -1,5 +1,6 @@
 """Reading a published file: its one image input, shapes that are known, operators that onnxruntime has."""
 
+import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,6 +30,7 @@ class Published:
     """A published network with an input of known size.
 
     model: with one input (N, 3, H, W), N being any number where the network allows it, else 1.
+    person: the class of persons.
     """
 
     path: Path
@@ -37,11 +39,12 @@ class Published:
     input: str
     size: tuple[int, int]
     outputs: tuple[str, ...]
+    person: int
     run: Callable[[Floats], tuple[npt.NDArray[Any], ...]]
 
     def example(self, image: Floats) -> Example:
         """What it gives for one input (1, 3, H, W)."""
-        return Example(self.size, self.outputs, self.run(image))
+        return Example(self.size, self.outputs, self.run(image), self.person)
 
     def tensor_names(self) -> Iterator[str]:
         """The names of its tensors and nodes."""
@@ -57,7 +60,8 @@ def read_network(path: Path, size: tuple[int, int] | None) -> Published:
     Raises AdoptError.
     """
     data, model = _load(path)
-    if known := {entry.key: entry.value for entry in model.metadata_props}.get("format"):
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    if known := entries.get("format"):
         raise AdoptError(f"{path}: is in our format {known!r} already")
     _check_operators(path, model)
     name = _image_input(path, model.graph)
@@ -66,7 +70,8 @@ def read_network(path: Path, size: tuple[int, int] | None) -> Published:
     del model.graph.value_info[:]  # shapes for another size or batch
     outputs = tuple(output.name for output in model.graph.output)
     run = _opened(path, model, name, (height, width))
-    return Published(path, sha256(data).hexdigest(), model, name, (height, width), outputs, run)
+    person = _person(entries.get("names", "{}"))
+    return Published(path, sha256(data).hexdigest(), model, name, (height, width), outputs, person, run)
 
 
 def _load(path: Path) -> tuple[bytes, ModelProto]:
@@ -149,6 +154,15 @@ def _fix_other_inputs(path: Path, model: ModelProto, name: str, size: tuple[int,
         value = np.array([_CONSTANT_INPUTS[other.name](size)], np.float32)
         graph.initializer.append(numpy_helper.from_array(value, other.name))
         graph.input.remove(other)
+
+
+def _person(names: str) -> int:
+    """The class of persons among Ultralytics' `names`, "{0: 'person', ...}"; 0 where there is none."""
+    try:
+        classes = dict(ast.literal_eval(names))
+    except (ValueError, TypeError, SyntaxError):
+        return 0
+    return next((int(number) for number, name in classes.items() if name == "person"), 0)
 
 
 def _opened(

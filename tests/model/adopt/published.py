@@ -90,9 +90,10 @@ def rtmdet_head(path: Path) -> Path:
     return tiny.save(path, scores | distances)
 
 
-def mmdeploy(path: Path) -> Path:
-    """Boxes after suppression, of which a varying number is left, and their classes."""
-    tiny = Tiny()
+def mmdeploy(path: Path, *, head: str = "bbox_head.rtm_cls.0.weight", scale: float = 0.5) -> Path:
+    """Boxes after suppression, a varying number of them, and their classes. head: name of a weight."""
+    tiny = Tiny(scale=scale)
+    tiny.constants.append(numpy_helper.from_array(np.zeros(1, np.float32), head))
     dets = tiny.table((32,), 5, squashed=4)
     classes = tiny.flat(tiny.level(32, 2), 2)
     return tiny.save(path, {"dets": dets, "labels": tiny.add("ArgMax", classes, axis=2, keepdims=0)})
@@ -153,11 +154,11 @@ def nanodet(path: Path, *, plus: bool = False) -> Path:
     return tiny.save(path, {"output": tiny.add("Concat", scores, tiny.table(levels, 32), axis=2)})
 
 
-def yolov8(path: Path) -> Path:
+def yolov8(path: Path, **metadata: str) -> Path:
     """One table of centre, size and classes, turned on its side."""
     tiny = Tiny()
     table = tiny.add("Transpose", tiny.table((8, 16, 32), 84, squashed=4), perm=[0, 2, 1])
-    return tiny.save(path, {"output0": table})
+    return tiny.save(path, {"output0": table}, **metadata)
 
 
 def heatmaps(path: Path, *, keypoints: int = 17, stride: int = 4, size: tuple[int, int] = SIZE) -> Path:

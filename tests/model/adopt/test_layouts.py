@@ -134,6 +134,18 @@ def of_yolov8(outputs: Arrays) -> list[list[float]]:
     return [[*centred(*row[:4]), row[4]] for row in outputs[0][0].T.astype(np.float64)]
 
 
+def of_named_yolov8(outputs: Arrays) -> list[list[float]]:
+    return [[*centred(*row[:4]), row[6]] for row in outputs[0][0].T.astype(np.float64)]
+
+
+def mmdeploy_yolox(path: Path) -> Path:
+    return published.mmdeploy(path, head="bbox_head.multi_level_conv_cls.0.weight", scale=0.005)
+
+
+def yolov8_of_names(path: Path) -> Path:
+    return published.yolov8(path, names="{0: 'helmet', 1: 'vest', 2: 'person'}")
+
+
 def decoded_yolox(path: Path) -> Path:
     return published.yolox(path, decoded=True)
 
@@ -150,7 +162,8 @@ def nanodet_plus(path: Path) -> Path:
 LAYOUTS: list[tuple[Any, str, Any, Any, Fit]] = [
     (published.rtmdet, "rtmdet", normalised_bgr, of_rtmdet, Fit.TOP_LEFT),
     (published.rtmdet_head, "rtmdet", normalised_bgr, of_rtmdet_head, Fit.TOP_LEFT),
-    (published.mmdeploy, "mmdeploy", normalised_bgr, of_mmdeploy, Fit.TOP_LEFT),
+    (published.mmdeploy, "rtmdet", normalised_bgr, of_mmdeploy, Fit.TOP_LEFT),
+    (mmdeploy_yolox, "yolox", as_they_are, of_mmdeploy, Fit.TOP_LEFT),
     (published.yolox, "yolox", as_they_are, of_yolox, Fit.TOP_LEFT),
     (one_class_yolox, "yolox", as_they_are, of_yolox, Fit.TOP_LEFT),
     (decoded_yolox, "yolox", as_they_are, of_decoded_yolox, Fit.TOP_LEFT),
@@ -160,6 +173,7 @@ LAYOUTS: list[tuple[Any, str, Any, Any, Fit]] = [
     (published.nanodet, "nanodet", normalised_bgr, of_nanodet((8, 16, 32), 0.5), Fit.STRETCH),
     (nanodet_plus, "nanodet", normalised_bgr, of_nanodet((8, 16, 32, 64), 0.0), Fit.STRETCH),
     (published.yolov8, "yolov8", rgb_shares, of_yolov8, Fit.CENTRED),
+    (yolov8_of_names, "yolov8", rgb_shares, of_named_yolov8, Fit.CENTRED),
 ]
 
 

@@ -66,6 +66,12 @@ def test_heatmaps_alone_do_not_say_how_they_are_aligned(tmp_path: Path) -> None:
     assert message == "its outputs fit hrnet, vitpose, tinypose: choose one with --family"
 
 
+def test_boxes_after_suppression_do_not_say_how_the_network_is_fed(tmp_path: Path) -> None:
+    """RTMDet takes normalised pixels, YOLOX plain ones: with the wrong ones it finds nobody."""
+    path = published.mmdeploy(tmp_path / "end2end.onnx", head="bbox_head.weight")
+    assert refusal(path) == "its outputs fit rtmdet, yolox: choose one with --family"
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = published.rtmdet(tmp_path / "x.onnx")
     whole = path.read_bytes()
