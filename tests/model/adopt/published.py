@@ -139,12 +139,15 @@ def picodet_boxes(path: Path) -> Path:
 def picodet_rows(path: Path) -> Path:
     """Rows of class, score and box of all that is left after suppression, and their number."""
     tiny = Tiny()
-    tiny.inputs["images"][0] = 1
+    tiny.inputs |= {"images": [1, 3, *SIZE], "im_shape": [1, 2], "scale_factor": [1, 2]}
     table = tiny.add("Reshape", tiny.table((32,), 6, squashed=0), np.array([-1, 6]))
     kinds = tiny.add("Round", tiny.add("Slice", table, *(np.array([each]) for each in (0, 1, 1))))
     rest = tiny.add("Slice", table, *(np.array([each]) for each in (1, 6, 1)))
-    scaled = tiny.add("Mul", rest, np.array([1, 50, 50, 90, 90], np.float32))
-    return tiny.save(path, {"rows": tiny.add("Concat", kinds, scaled, axis=1)})
+    scores = tiny.add("Slice", rest, *(np.array([each]) for each in (0, 1, 1)))
+    shares = tiny.add("Slice", rest, *(np.array([each]) for each in (1, 5, 1)))
+    height_width = tiny.add("Div", "im_shape", "scale_factor")
+    boxes = tiny.add("Mul", shares, tiny.add("Concat", height_width, height_width, axis=1))
+    return tiny.save(path, {"rows": tiny.add("Concat", kinds, scores, boxes, axis=1)})
 
 
 def nanodet(path: Path, *, plus: bool = False) -> Path:

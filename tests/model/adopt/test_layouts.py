@@ -8,12 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
 
-from model.adopt.command import Choices, adopt
+from model.adopt.command import Choices, adopt, main
 from model.artefact import DetectorMetadata, PoseMetadata
-from model.geometry import Fit
+from model.geometry import Fit, Resize
 from model.keypoints import MPII
 from model.topdown import PoseEstimator
 from service.inference.runtime import open_session
@@ -158,6 +159,8 @@ def nanodet_plus(path: Path) -> Path:
     return published.nanodet(path, plus=True)
 
 
+#: How OpenCV scales an image in the preprocessing of each project.
+RESIZE = {"picodet": Resize.CUBIC} | dict.fromkeys(("rtmdet", "yolox", "nanodet", "yolov8"), Resize.LINEAR)
 #: The maker of a network, its family, its preprocessing, its postprocessing, where the image lies.
 LAYOUTS: list[tuple[Any, str, Any, Any, Fit]] = [
     (published.rtmdet, "rtmdet", normalised_bgr, of_rtmdet, Fit.TOP_LEFT),
@@ -192,18 +195,47 @@ def test_a_detector_gives_what_its_project_makes_of_it(
     feed: dict[str, npt.NDArray[Any]] = {
         "images": prepare(images[0]).transpose(2, 0, 1)[None].astype(np.float32)
     }
-    if make is published.picodet_boxes:
-        feed["scale_factor"] = np.ones((1, 2), np.float32)
+    further = {"scale_factor": np.ones((1, 2), np.float32), "im_shape": np.array([SIZE], np.float32)}
+    feed |= {
+        each.name: further[each.name] for each in onnx.load(original).graph.input if each.name in further
+    }
     expected = np.array(decode(run(original, feed)), np.float64)
     np.testing.assert_allclose(boxes[0], expected[:, :4], rtol=1e-4, atol=2e-2)
     np.testing.assert_allclose(scores[0], expected[:, 4], rtol=1e-4, atol=1e-4)
     assert np.ptp(scores) > 0.01
     session = open_session(path, "detector", threads=2)
-    assert DetectorMetadata.read(session.metadata).fit is fit
+    metadata = DetectorMetadata.read(session.metadata)
+    assert (metadata.fit, metadata.resize, metadata.letterbox_fill) == (fit, RESIZE[family], 114)
     together = session.run(np.stack(images))
     for image, *outputs in zip(images, *together, strict=True):
         for one, alone in zip(outputs, run(path, {"image": image[None]}), strict=True):
             np.testing.assert_allclose(one, alone[0], rtol=1e-4, atol=1e-2)
+
+
+def test_another_preprocessing_replaces_that_of_the_family(tmp_path: Path) -> None:
+    original = published.rtmdet(tmp_path / "network.onnx")
+    own = ["--colour", "rgb", "--mean", "0,0,0", "--std", "255,255,255"]
+    main([str(original), "--out", str(tmp_path), *own, "--fit", "centred", "--fill", "7"])
+    path = tmp_path / "detector.onnx"
+    metadata = DetectorMetadata.read(open_session(path, "detector", threads=1).metadata)
+    assert (metadata.fit, metadata.letterbox_fill) == (Fit.CENTRED, 7)
+    image = np.asarray(cv2.resize(PHOTO, SIZE[::-1]), np.uint8)
+    boxes, scores = run(path, {"image": image[None]})
+    feed = {"images": rgb_shares(image).transpose(2, 0, 1)[None].astype(np.float32)}
+    expected = np.array(of_rtmdet(run(original, feed)), np.float64)
+    np.testing.assert_allclose(boxes[0], expected[:, :4], rtol=1e-4, atol=2e-2)
+    np.testing.assert_allclose(scores[0], expected[:, 4], rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_any_size_is_adopted_at_the_size_that_is_given(tmp_path: Path) -> None:
+    original = published.rtmdet(tmp_path / "network.onnx")
+    model = onnx.load(original)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "any"
+    onnx.save(model, original)
+    main([str(original), "--out", str(tmp_path), "--size", "96x160"])
+    metadata = DetectorMetadata.read(open_session(tmp_path / "detector.onnx", "detector", threads=1).metadata)
+    assert metadata.input_size == (96, 160)
 
 
 def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -262,11 +294,12 @@ def test_classic_heatmaps_lie_where_their_projects_put_them(stride: int, tmp_pat
     np.testing.assert_allclose(estimated(path, BOX), expected, atol=0.05)
 
 
-def test_unbiased_heatmaps_have_their_corners_on_those_of_the_box(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["vitpose", "tinypose"])
+def test_unbiased_heatmaps_have_their_corners_on_those_of_the_box(family: str, tmp_path: Path) -> None:
     """ViTPose, PP-TinyPose: sizes count from the first pixel to the last."""
-    original = published.heatmaps(tmp_path / "vitpose-s.onnx")
-    path, lines = adopt(original, tmp_path, Choices())
-    assert "pose of the layout vitpose" in lines[0]
+    original = published.heatmaps(tmp_path / "network.onnx")
+    path, lines = adopt(original, tmp_path, Choices(family=family))
+    assert f"pose of the layout {family}" in lines[0]
     centre, scale = centre_and_scale(BOX, SIZE[1] / SIZE[0])
     last = np.array([SIZE[1] - 1, SIZE[0] - 1])
     factor, shift = last / scale, last / 2 - centre * last / scale
@@ -295,3 +328,19 @@ def test_sixteen_joints_are_those_of_mpii(tmp_path: Path) -> None:
     original = published.heatmaps(tmp_path / "hrnet.onnx", keypoints=16)
     path, _ = adopt(original, tmp_path, Choices())
     assert PoseMetadata.read(open_session(path, "pose", threads=1).metadata).skeleton == MPII
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("simplebaseline-r50", "hrnet"),
+        ("pose-resnet-50-256x192", "hrnet"),
+        ("td-hm_mobilenetv2", "hrnet"),
+        ("lite-hrnet-18", "hrnet"),
+        ("ViTPose-b-coco", "vitpose"),
+        ("PP-TinyPose_128x96", "tinypose"),
+    ],
+)
+def test_the_name_of_a_file_says_how_its_heatmaps_are_aligned(name: str, family: str, tmp_path: Path) -> None:
+    _, lines = adopt(published.heatmaps(tmp_path / f"{name}.onnx"), tmp_path / "adopted", Choices())
+    assert f"pose of the layout {family} " in lines[0]

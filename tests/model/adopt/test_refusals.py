@@ -61,8 +61,9 @@ def test_outputs_of_no_family_are_shown(tmp_path: Path) -> None:
     assert message.endswith("): feature (1, 384, 7)")
 
 
-def test_heatmaps_alone_do_not_say_how_they_are_aligned(tmp_path: Path) -> None:
-    message = refusal(published.heatmaps(tmp_path / "pose-256x192.onnx"))
+@pytest.mark.parametrize("name", ["pose-256x192", "hrnet-w32-udp"])
+def test_heatmaps_alone_do_not_say_how_they_are_aligned(name: str, tmp_path: Path) -> None:
+    message = refusal(published.heatmaps(tmp_path / f"{name}.onnx"))
     assert message == "its outputs fit hrnet, vitpose, tinypose: choose one with --family"
 
 
