@@ -36,7 +36,7 @@ class Adoption:
         Raises AdoptError if the difference is above TOLERANCE or the result cannot be run.
         """
         path = self.published.path
-        session = open_session(path, self.model.SerializeToString())
+        session = open_session(path, self.model)
 
         def run(images: Pixels) -> tuple[Floats, ...]:
             try:

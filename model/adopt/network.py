@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from model.adopt.family import AdoptError, Example
@@ -174,7 +175,7 @@ def _opened(
     probe = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
     published = batch.dim_value
     batch.dim_value = 1
-    single = open_session(path, model.SerializeToString())
+    single = open_session(path, model)
     try:
         apart = [single.run(None, {name: each}) for each in probe[:, None]]
     except Exception as error:
@@ -201,7 +202,7 @@ def _runs_batches(model: ModelProto, name: str, probe: Floats, apart: list[list[
     del freed.graph.output[:]
     freed.graph.output.extend(outputs)
     try:
-        together = open_session(Path(), freed.SerializeToString()).run(None, {name: probe})
+        together = open_session(Path(), freed).run(None, {name: probe})
     except Exception:  # the batch of 1 is written into the graph
         return False
     return all(
@@ -212,11 +213,15 @@ def _runs_batches(model: ModelProto, name: str, probe: Floats, apart: list[list[
     )
 
 
-def open_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
-    """A session on one thread. Raises AdoptError with the path if onnxruntime cannot load the bytes."""
+def open_session(path: Path, model: ModelProto) -> onnxruntime.InferenceSession:
+    """A session on one thread. Raises AdoptError with the path if onnxruntime cannot load the model."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised; a batch that the graph cannot run is tried too
+    try:
+        data = model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise AdoptError(f"{path}: is larger than 2 GiB, which is too large for one file") from error
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
 from model.adopt import check
 from model.adopt.command import Choices, adopt, main
 from model.adopt.family import AdoptError
+from model.adopt.network import open_session
 from tests.model.adopt import published
 from tests.model.adopt.published import Tiny
 from tests.support.networks import save_networks
@@ -111,6 +113,15 @@ def test_weights_that_are_kept_in_a_missing_file_are_named(tmp_path: Path) -> No
     assert str(tmp_path / "weights") in refusal(path)
 
 
+def test_networks_that_one_file_cannot_hold_are_refused() -> None:
+    class Large:  # as protobuf does from 2 GiB on
+        def SerializeToString(self) -> bytes:
+            raise EncodeError("Failed to serialize proto")
+
+    with pytest.raises(AdoptError, match=r"vitpose-h\.onnx: is larger than 2 GiB"):
+        open_session(Path("vitpose-h.onnx"), Large())
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
     tiny = Tiny()
@@ -204,8 +215,8 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     path = published.rtmdet(tmp_path / "x.onnx")
     original = check.open_session
 
-    def noisy(path: Path, data: bytes) -> object:
-        session = original(path, data)
+    def noisy(path: Path, model: onnx.ModelProto) -> object:
+        session = original(path, model)
 
         class Noisy:
             def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -221,8 +232,8 @@ def test_a_result_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pyte
     path = published.rtmdet(tmp_path / "x.onnx")
     original = check.open_session
 
-    def broken(path: Path, data: bytes) -> object:
-        session = original(path, data)
+    def broken(path: Path, model: onnx.ModelProto) -> object:
+        session = original(path, model)
 
         class Broken:
             def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
