@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, TypeVar
@@ -30,7 +30,7 @@ class Turn(Generic[Item, Result]):
 
     item: Item
     source: Hashable
-    answer: asyncio.Future[Result]
+    answer: asyncio.Future[Result | PoseError]
     lock: threading.Condition
     taken: bool = False
 
@@ -76,9 +76,20 @@ class Batcher(Generic[Item, Result]):
         for runner in self._runners:
             runner.start()
 
-    async def submit(self, item: Item, source: Hashable) -> Result:
-        """The item's result. Raises what `enter` and `result` raise."""
-        return await self.result(self.enter(item, source))
+    async def submit(self, items: Iterable[Item], source: Hashable) -> list[Result | PoseError]:
+        """The outcome of each item, in order. After a cancellation the waiting items never run.
+
+        Raises what `enter` raises.
+        """
+        turns: list[Turn[Item, Result]] = []
+        try:
+            for item in items:
+                turns.append(self.enter(item, source))
+            return [await turn.answer for turn in turns]
+        except BaseException:
+            for turn in turns:
+                self._withdraw(turn)
+            raise
 
     def enter(self, item: Item, source: Hashable) -> Turn[Item, Result]:
         """Add the item to the queue. Raises WorkerLost, and ShuttingDown after `close`."""
@@ -100,10 +111,13 @@ class Batcher(Generic[Item, Result]):
         Raises InferenceFailed, WorkerLost, or the PoseError that `run` returned instead of a result.
         """
         try:
-            return await turn.answer
+            outcome = await turn.answer
         except asyncio.CancelledError:
             self._withdraw(turn)
             raise
+        if isinstance(outcome, PoseError):
+            raise outcome
+        return outcome
 
     @property
     def ready(self) -> bool:
@@ -249,11 +263,7 @@ def _settle(batch: list[Turn[Item, Result]], outcomes: list[Result | PoseError])
 
     def settle() -> None:
         for turn, outcome in zip(batch, outcomes, strict=True):
-            if turn.answer.done():
-                continue  # its client has left
-            if isinstance(outcome, PoseError):
-                turn.answer.set_exception(outcome)
-            else:
+            if not turn.answer.done():  # otherwise its client has left
                 turn.answer.set_result(outcome)
 
     if batch:

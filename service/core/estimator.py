@@ -1,10 +1,9 @@
 """From encoded images to poses: the core of all protocols."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import perf_counter
-from typing import TypeVar
 
 from model.keypoints import COCO, Skeleton
 from service.core.batching import Batcher, Turn
@@ -20,8 +19,6 @@ from service.errors import (
 from service.observability.tracing import stage_spans
 from service.security.client import CLIENT
 from service.types import Options, Picture, Poses, Timings
-
-T = TypeVar("T")
 
 
 class Estimator:
@@ -158,12 +155,8 @@ class Estimator:
             if (client := CLIENT.get()) is not None:
                 client.debit(len(jobs) - 1)  # the request itself took one
             async with _deadline(min(self._timeout_s, timeout_s)):
-                source = object()  # each request is its own source
-                return await _every(self._answer(job, source) for job in jobs)
-
-    async def _answer(self, job: Job, source: Hashable) -> tuple[Poses, bytes]:
-        done = await self._batcher.submit(job, source)
-        return _poses(job, done), done.drawing
+                outcomes = await self._batcher.submit(jobs, object())  # each request is its own source
+        return [(_poses(job, done), done.drawing) for job, done in zip(jobs, _every(outcomes), strict=True)]
 
     def _check_idle(self) -> None:
         if not self._admitted and not self._streams:
@@ -200,12 +193,9 @@ def _poses(job: Job, done: Done) -> Poses:
     return Poses(done.width, done.height, estimate.persons, timings.of(perf_counter() - arrived))
 
 
-async def _every(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order. If some fail, raises the failure of the first one after all are done."""
-    outcomes = await asyncio.gather(*work, return_exceptions=True)
+def _every(outcomes: Iterable[Done | PoseError]) -> Iterator[Done]:
+    """All results in order. Raises the first failure, with the index of its image."""
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, PoseError):
             raise outcome.at(index) from outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+        yield outcome

@@ -34,7 +34,7 @@ class Worker:
 
 async def submit(batcher: Batcher[int, int], *items: int, source: object = None) -> list[asyncio.Task[Any]]:
     """Tasks that wait for the results of the items; returns when all are in the queue."""
-    tasks = [asyncio.create_task(batcher.submit(item, source or item)) for item in items]
+    tasks = [asyncio.create_task(batcher.result(batcher.enter(item, source or item))) for item in items]
     await asyncio.sleep(0)
     return tasks
 
@@ -215,6 +215,35 @@ async def test_sources_take_turns() -> None:
     await batcher.close()
 
 
+async def test_the_outcomes_of_several_items_keep_their_order_and_one_failure_leaves_the_others() -> None:
+    def fail(items: list[int]) -> None:
+        if 2 in items:
+            raise ValueError
+
+    worker = Worker(fail)
+    batcher = Batcher(worker, runners=2)
+    worker.go.release(4)
+    first, second, third = await asyncio.wait_for(batcher.submit([1, 2, 3], "request"), 30)
+    assert (first, third) == (2, 6)
+    assert isinstance(second, InferenceFailed)
+    await batcher.close()
+
+
+async def test_after_a_cancellation_none_of_several_waiting_items_runs() -> None:
+    worker = Worker()
+    batcher = Batcher(worker)
+    before = QUEUE_DEPTH._value.get()
+    request = asyncio.create_task(batcher.submit([0, 1, 2], "request"))
+    await worker.has_begun()
+    request.cancel()
+    await asyncio.wait([request])
+    assert QUEUE_DEPTH._value.get() == before
+    worker.go.release(2)
+    assert await asyncio.wait_for(batcher.submit([3], "next"), 30) == [6]
+    assert worker.batches == [[0], [3]]
+    await batcher.close()
+
+
 async def test_closing_answers_waiting_items_and_refuses_new_ones() -> None:
     worker = Worker()
     batcher = Batcher(worker, max_batch=2)
@@ -222,7 +251,7 @@ async def test_closing_answers_waiting_items_and_refuses_new_ones() -> None:
     closing = asyncio.create_task(batcher.close())
     await worker.has_begun()
     with pytest.raises(ShuttingDown):
-        await batcher.submit(9, "late")
+        await batcher.submit([9], "late")
     worker.go.release(5)
     await asyncio.wait_for(closing, 30)
     assert await results(tasks) == [0, 2, 4, 6, 8]
@@ -253,7 +282,7 @@ async def test_a_crashed_worker_fails_running_and_waiting_items_and_restarts(
     assert await anext(states) is False
     assert not batcher.ready
     with pytest.raises(WorkerLost):
-        await batcher.submit(4, "newcomer")
+        await batcher.submit([4], "newcomer")
     may_restart.release()
     assert await anext(states) is True
     worker.go.release()
@@ -316,4 +345,4 @@ async def test_closing_does_not_wait_for_a_crashed_worker() -> None:
     assert [type(each) for each in await results(await submit(batcher, 1))] == [WorkerLost]
     await asyncio.wait_for(batcher.close(), 30)
     with pytest.raises(ShuttingDown):
-        await batcher.submit(2, "late")
+        await batcher.submit([2], "late")

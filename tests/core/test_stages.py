@@ -144,7 +144,7 @@ async def test_memory_is_taken_until_the_work_is_done_though_its_caller_has_left
         patched.setattr(service.core.stages, "decode", slow_decode)
         stages = Stages(sleeping, decoders, max_pixels=10**6)
         batcher = Batcher[Job, Done](stages.run)
-        work = asyncio.create_task(batcher.submit(Job(small, Options(), 0), "caller"))
+        work = asyncio.create_task(batcher.submit([Job(small, Options(), 0)], "caller"))
         assert await asyncio.to_thread(begun.wait, 30)
         work.cancel()
         await asyncio.wait([work])
