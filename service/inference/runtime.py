@@ -15,7 +15,9 @@ from service.types import Floats, Image
 
 Runtime = Literal["auto", "onnx", "openvino", "torch"]
 _WARM_BATCH = 8  # the default of POSE_MAX_BATCH
-_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+_CUDA = "CUDAExecutionProvider"
+# the default tries every algorithm at the first run of each number of images, while requests wait
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,9 @@ def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # idle threads that spin take the processors from the servers and the decoders
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+    cuda = [(_CUDA, _CUDA_OPTIONS)] if _CUDA in onnxruntime.get_available_providers() else []
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
     except Exception as error:  # the exceptions of onnxruntime have no common class
         raise ArtefactError(f"{path}: cannot be loaded: {_first_line(error)}") from error
 
@@ -145,7 +147,7 @@ def _fastest(task: Task) -> Runtime:
     Measured: it saves that for the pose network on processors with AVX-512. It does not for the detector,
     whose inputs differ in size, nor on other processors.
     """
-    on_cpu = not set(_PROVIDERS[:-1]) & set(onnxruntime.get_available_providers())
+    on_cpu = _CUDA not in onnxruntime.get_available_providers()
     wins = task == "pose" and on_cpu and "avx512f" in _processor_flags()
     return "openvino" if wins and find_spec("openvino") else "onnx"
 

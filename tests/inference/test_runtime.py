@@ -3,6 +3,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 
 from service.errors import ArtefactError
@@ -53,6 +54,23 @@ def test_openvino_and_onnxruntime_find_the_same_persons() -> None:
     for person, same in zip(one.persons, other.persons, strict=True):
         np.testing.assert_allclose(person.keypoints, same.keypoints, atol=0.1)
         np.testing.assert_allclose(person.bbox, same.bbox, atol=0.1)
+
+
+def test_a_gpu_tries_no_algorithms_while_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: what onnxruntime is asked for."""
+    asked: list[object] = []
+    session = onnxruntime.InferenceSession
+
+    def record(path: Path, options: object, providers: list[object]) -> object:
+        asked.extend(providers)
+        return session(path, options, providers=providers[-1:])
+
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    OnnxSession(WEIGHTS / "pose.onnx", threads=1)
+    heuristic = {"cudnn_conv_algo_search": "HEURISTIC"}
+    assert asked == [("CUDAExecutionProvider", heuristic), "CPUExecutionProvider"]
 
 
 def test_a_session_of_either_kind_reads_the_metadata_of_the_file() -> None:
