@@ -49,7 +49,7 @@ MODEL_ROOMS = {
     "model": {"keypoints", "geometry", "artefact", "topdown"},
     "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse", "export"},
     "model.data": {"samples", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
-    "model.evaluation": {"metrics", "predictors", "baselines", "evaluate", "calibrate", "prune"},
+    "model.evaluation": {"metrics", "predictors", "baselines", "evaluate", "calibrate", "prune", "average"},
     "model.training": {"curves", "distil", "loss", "muon", "tasks", "train"},
     "model.adopt": {
         "adopt",
