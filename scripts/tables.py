@@ -204,6 +204,14 @@ def streams() -> str:
     return f"{table(('cameras', 'frames/s', 'x bare loop'), rows)}\n\n{rare}\n\n{about}"
 
 
+def cameras_age() -> str:
+    """Ages of frames at the start of their inference."""
+    rows, about = result("cameras_age")
+    names = "age_p50_ms", "age_p99_ms", "frames_per_second"
+    lines = ((row["cameras"], *(row["figures"][name] for name in names)) for row in rows)
+    return f"{table(('cameras', 'age p50 ms', 'age p99 ms', 'frames/s'), lines)}\n\n{about}"
+
+
 def stalled() -> str:
     """Latencies of cameras alone and next to a reader that stops."""
     rows, about = result("stalled")
@@ -240,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
         other_servers,
         pipeline,
         streams,
+        cameras_age,
         stalled,
         attack,
         capacity_costs,
