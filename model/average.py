@@ -15,7 +15,10 @@ from torch import Tensor
 
 
 def average(files: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of each tensor, in the type of the first file. Raises ValueError if names or shapes differ."""
+    """The mean of each tensor (...), in the type of the first file.
+
+    Raises ValueError if names or shapes differ.
+    """
     states = [load_file(file) for file in files]
     first = states[0]
     for file, state in zip(files, states, strict=True):
