@@ -124,7 +124,7 @@ def test_a_stalled_reader_is_held_back_and_the_cameras_are_answered(
 ) -> None:
     out = tmp_path / "stalled.json"
     few = ["--rounds", "1", "--seconds", "2", "--cameras", "1", "--fps", "5", "--out", str(out)]
-    stalled.main([*few, "--weights", str(networks[True])])  # answers with persons soon fill all buffers
+    stalled.main([*few, "--weights", str(networks[True])])
     alone, together = rows(out)
     assert alone["figures"]["held_frames"] == 0 < together["figures"]["held_frames"] < 5000
     assert 0 < together["figures"]["p50_ms"] <= together["figures"]["p99_ms"]
