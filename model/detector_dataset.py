@@ -45,10 +45,12 @@ class Canvases:
 
     jitter = augment.Jitter(scale=(0.6, 1.5), rotation=8, rotated=0.2, shift=0.12)
 
-    def __init__(self, folders: Sequence[Path], size: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, folders: Sequence[Path], size: tuple[int, int], device: torch.device, share: float = 1.0
+    ) -> None:
         self.size = size
         self.photos = PackedImages(folders, device)
-        self.chances = self.photos.weights(SOURCE_WEIGHT)
+        self.chances = self.photos.weights(SOURCE_WEIGHT, share)
 
     def __len__(self) -> int:
         return len(self.chances)

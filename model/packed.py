@@ -48,9 +48,13 @@ class PackedImages:
         ]
         self._images = mapped if on_cpu else torch.cat([torch.from_numpy(each) for each in mapped]).to(device)
 
-    def weights(self, of_source: Mapping[str, float]) -> Floats:
-        """Float32 (N,): the weight of each image's source, 1 where the mapping has none."""
-        return np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
+    def weights(self, of_source: Mapping[str, float], share: float = 1.0) -> Floats:
+        """Float32 (N,): the weight of each image's source, 1 where the mapping has none.
+
+        A share below 1 keeps about that part of the images, always the same ones, and sets the others to 0.
+        """
+        kept = np.random.default_rng(0).random(len(self.sources)) < share
+        return kept * np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
 
     def draw(self, weights: Floats, step: int, n: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The images of a step, float32 RGB (n, 3, H, W) in 0..255, their indices int64 (n,), and a generator

@@ -150,7 +150,9 @@ class PersonCrops:
 
     jitter = augment.Jitter(scale=(0.75, 1.3), rotation=35, rotated=0.6, shift=0.04)
 
-    def __init__(self, folders: Sequence[Path], size: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, folders: Sequence[Path], size: tuple[int, int], device: torch.device, share: float = 1.0
+    ) -> None:
         self.size, self.device = size, device
         self.crops = PackedImages(folders, device)
         stored = [np.load(folder / "targets.npz") for folder in folders]
@@ -158,7 +160,7 @@ class PersonCrops:
         self.points = torch.from_numpy(points).to(device)
         self.weights = torch.from_numpy(weights).to(device)
         quality = weights.mean(1).clip(0.2, 1.0)
-        self.chances = self.crops.weights(SOURCE_WEIGHT) * quality
+        self.chances = self.crops.weights(SOURCE_WEIGHT, share) * quality
 
     def __len__(self) -> int:
         return len(self.points)

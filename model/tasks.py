@@ -37,7 +37,7 @@ class PoseTask:
         self.device = device
         self.network = start(lgmpose.LGMPose(lgmpose.CONFIGS[config.network]), config).to(device)
         packs = prepare(config.data, Path(config.cache) / "persons", pack)
-        self.crops = PersonCrops(packs, self.network.config.input_size, device)
+        self.crops = PersonCrops(packs, self.network.config.input_size, device, config.share)
         self.samples = len(self.crops)
         self.teacher: HeatmapTeacher | None = None
         if config.teachers:
@@ -73,7 +73,7 @@ class DetectorTask:
         self.device = device
         self.network = start(_untrained_detector(config.init), config).to(device)
         packs = prepare(config.data, Path(config.cache) / "photos", detector_dataset.pack)
-        self.photos = detector_dataset.Canvases(packs, self.network.config.input_size, device)
+        self.photos = detector_dataset.Canvases(packs, self.network.config.input_size, device, config.share)
         teacher = _existing(Path(config.teachers) / "rtmdet-nano-320-person.onnx")
         self.teacher = DenseTeacher(teacher, config.threads)
         self.samples = len(self.photos)

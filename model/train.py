@@ -37,6 +37,7 @@ class TrainConfig:
     task: str = _option("pose", "the network to train", "pose", "detector")
     network: str = _option("pretrained", "configuration of LGM-Pose", *CONFIGS)
     data: str = _option("../shared/data", "comma-separated folders of shards or of COCO")
+    share: float = _option(1.0, "part of the persons or photos that is drawn, for learning curves")
     run: str = _option("", "folder of checkpoints and curves; runs/TASK when empty")
     cache: str = _option(".cache", "folder of packed images")
     init: str = _option("", ".safetensors to start from: a network of ours, or folded MobileNetV2 blocks")

@@ -42,6 +42,16 @@ def test_a_source_with_weight_zero_is_never_drawn(packed: PackedImages) -> None:
     assert index.max() < 4
 
 
+def test_a_share_keeps_the_same_images_and_a_smaller_one_is_part_of_it(tmp_path: Path) -> None:
+    pack_images(tmp_path, (flat(0) for _ in range(400)), ["far"] * 400, SIZE, "photo")
+    packed = PackedImages([tmp_path], torch.device("cpu"))
+    quarter, half, every = (packed.weights({"far": 2.0}, share) > 0 for share in (0.25, 0.5, 1.0))
+    assert 80 <= quarter.sum() <= 120 and 170 <= half.sum() <= 230 and every.all()
+    assert not (quarter & ~half).any()
+    assert set(packed.weights({"far": 2.0}, 0.5).tolist()) == {0.0, 2.0}
+    assert (packed.weights({"far": 2.0}, 0.5) == packed.weights({"far": 2.0}, 0.5)).all()
+
+
 def test_a_draw_depends_on_its_step_and_seed_alone(packed: PackedImages) -> None:
     weights = np.ones(8, np.float32)
     _, first, random = packed.draw(weights, 3, 16, 1)
