@@ -103,9 +103,10 @@ class DetectorMetadata(Metadata):
     fit, resize: where the image lies in the input, and how it is scaled. letterbox_fill: grey level of the
     input where it does not lie.
     input_step: 0 where the input always has `input_size`; otherwise an input may be smaller, with sides that
-    are multiples of `input_step`. box_margin: how much higher a box must score than the person that it leads
-    to, whose score is lower by that of the keypoints. average_iou: boxes that overlap a better one by so much
-    are averaged with it; 0: none are.
+    are multiples of `input_step`. box_margin: no keypoints are estimated in a box that scores less than
+    this factor times the lowest score that the caller asks for; the score of a person is that of the box
+    times that of the keypoints. average_iou: boxes that overlap a better one by so much are averaged with
+    it; 0: none are.
     """
 
     task: ClassVar[Task] = "detector"

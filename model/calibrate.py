@@ -4,7 +4,8 @@ Afterwards a score is the probability that the box overlaps the human box of a p
 training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change;
 both numbers are stored next to the weights, and further training does not see them.
 The score of a person is the score of its box times that of its keypoints, which is below 1. So the margin is
-stored too: the factor by which a box must score higher than the person that it leads to.
+stored too: the service estimates no keypoints in a box that scores less than the margin times the lowest
+score that its caller asks for. At this margin the F1 of the persons of the default answer is best.
 """
 
 import argparse
@@ -15,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from model import detector
-from model.evaluate import MIN_BOX_SCORE, WEIGHTS, detect
+from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate
 from model.geometry import Floats
-from model.keypoints import keypoint_score
 from model.metrics import Scored
 from model.pose_dataset import read_data
 from model.predictors import PosePredictor, load_pose, torch_detector
@@ -28,8 +27,8 @@ from model.samples import PersonAnnotation, Sample, kept_apart
 
 #: IoU with a person's box from which a box has found that person.
 FOUND_IOU = 0.5
-#: Quantile of the keypoint scores of the found persons that sets the margin.
-BELOW_CEILING = 0.99
+#: The margins to choose from.
+MARGINS = tuple(n / 10 for n in range(10, 26))
 
 Bools = npt.NDArray[np.bool_]
 
@@ -118,14 +117,25 @@ def photos_kept_apart(data: Path) -> list[Sample]:
 
 
 def margin(pose: PosePredictor, samples: Sequence[Sample], detected: Sequence[Scored]) -> float:
-    """1 divided by the BELOW_CEILING quantile of the keypoint scores of the found persons."""
-    scores: list[float] = []
-    for sample, (boxes, _) in zip(tqdm(samples, "keypoints", unit="photo"), detected, strict=True):
-        hits, _ = found(boxes, sample.persons)
-        if hits.any():
-            (keypoints,) = pose.estimate([sample.image()], [boxes[hits]])
-            scores += keypoint_score(keypoints[:, :, 2]).tolist()
-    return 1 / max(float(np.quantile(scores, BELOW_CEILING)), 1e-3) if scores else 1.0
+    """The margin at which the F1 of the persons of the default answer is best; the largest of equals.
+
+    detected: boxes of each photo with calibrated scores, sorted by descending score.
+    """
+    likely = [(boxes[s >= SERVED_SCORE], s[s >= SERVED_SCORE]) for boxes, s in detected]
+    poses = estimate(pose, samples, likely)
+    return max(MARGINS, key=lambda factor: (_f1_of_persons(samples, likely, poses, factor), factor))
+
+
+def _f1_of_persons(
+    samples: Sequence[Sample], detected: Sequence[Scored], poses: Sequence[Scored], factor: float
+) -> float:
+    answers = []
+    for (boxes, scores), (_, sure) in zip(detected, poses, strict=True):
+        given = (scores[: len(sure)] >= factor * SERVED_SCORE) & (sure >= SERVED_SCORE)
+        order = np.argsort(-sure[given], kind="stable")
+        answers.append((boxes[: len(sure)][given][order], sure[given][order]))
+    scores, hits, persons = hits_of(answers, samples)
+    return 2 * float(hits.sum()) / max(len(scores) + persons, 1)
 
 
 def reliability(scores: Floats, hits: Bools) -> str:
@@ -161,15 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibration = fit(scores, hits, persons)
     print(f"{len(samples)} photos, {persons} persons: {calibration}")
     print(reliability(calibration.chance(scores), hits))
-    likely = [calibration.chance(scores) > 0.5 for _, scores in detected]
-    clear = [(boxes[sure], scores[sure]) for (boxes, scores), sure in zip(detected, likely, strict=True)]
-    box_margin = margin(load_pose(options.pose), samples, clear)
-    print(f"margin {box_margin:.3f}")
+    calibrated = [(boxes, calibration.chance(scores)) for boxes, scores in detected]
+    box_margin = margin(load_pose(options.pose), samples, calibrated)
+    print(f"margin {box_margin}")
     network.config = replace(
         network.config,
         score_scale=round(calibration.scale, 3),
         score_shift=round(calibration.shift, 3),
-        box_margin=round(box_margin, 3),
+        box_margin=box_margin,
     )
     detector.save(network, options.out or options.weights)
 

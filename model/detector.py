@@ -29,8 +29,8 @@ _BACKBONE: tuple[BlockSpec, ...] = (
 class DetectorConfig:
     """backbone: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
 
-    score_scale, score_shift: of the logits of scores; box_margin: how much higher a box must score than the
-    person that it leads to. `model.calibrate` measures the three; training does not see them.
+    score_scale, score_shift: of the logits of scores; box_margin: see
+    model.artefact.DetectorMetadata. `model.calibrate` measures the three; training does not see them.
     """
 
     input_size: tuple[int, int] = (320, 320)

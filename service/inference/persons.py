@@ -23,7 +23,7 @@ def find_boxes(detector: Detector, frames: Sequence[InferenceInput]) -> list[Box
 def _wanted(frame: InferenceInput, margin: float, boxes: Floats, scores: Floats) -> Boxes:
     """Limit boxes (N, 4) and scores (N,), sorted by descending score, to the frame's options.
 
-    margin: how much higher a box must score than a person.
+    margin: how much higher than min_score a box must score to be worth the keypoints.
     """
     count = int(np.count_nonzero(scores >= margin * frame.options.min_score))
     count = min(count, frame.options.max_persons)

@@ -157,7 +157,7 @@ def test_boxes_of_one_person_are_averaged_where_the_network_asks_for_it() -> Non
     assert len(found) == 2 and sure[0] == pytest.approx(0.9)
 
 
-def test_boxes_that_cannot_lead_to_a_person_of_the_score_asked_for_are_left_out() -> None:
+def test_boxes_below_the_margin_times_the_score_asked_for_are_left_out() -> None:
     detector = finder([[0, 0, 20, 40], [100, 0, 120, 40], [200, 0, 220, 40]], [0.9, 0.29, 0.31])
     image = np.zeros((320, 320, 3), np.uint8)
     strict = replace(detector, metadata=replace(detector.metadata, box_margin=1.5))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from model import detector
-from model.calibrate import fit, found, main, margin, reliability
+from model.calibrate import MARGINS, fit, found, main, margin, reliability
 from model.geometry import Floats, Pixels
-from model.samples import KEPT_APART
+from model.metrics import Scored
+from model.samples import KEPT_APART, Sample
 from tests.model.labelled import person, random_keypoints, sample
 from tests.model.shards import FIRST_ID, write_shard
 
@@ -55,17 +56,42 @@ def test_a_calibrated_network_moves_scores_but_not_what_training_sees() -> None:
     torch.testing.assert_close(moved, (2 * logits - 0.5).sigmoid(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_margin_is_what_keypoints_take_from_a_score() -> None:
-    class Sure:
-        def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
-            return [np.full((len(each), 17, 3), 0.8, np.float32) for each in boxes]
+class Sure:
+    """Keypoints that all score `score`."""
 
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
+        return [np.full((len(each), 17, 3), self.score, np.float32) for each in boxes]
+
+
+def detections(person_score: float, other_score: float) -> tuple[list[Sample], list[Scored]]:
+    """Three photos of one person each, with a box on the person and one that shows nobody."""
     rng = np.random.default_rng(2)
     samples = [sample(n, [person(n, random_keypoints(rng))]) for n in range(3)]
-    detected = [(s.persons[0].box[None], np.ones(1, np.float32)) for s in samples]
-    assert margin(Sure(), samples, detected) == pytest.approx(1 / 0.8)
-    nobody = [(box(800, 800, 900, 900)[None], np.ones(1, np.float32))]
-    assert margin(Sure(), samples[:1], nobody) == 1
+    nobody = box(800, 800, 900, 900)
+    scores = np.array([person_score, other_score], np.float32)
+    order = np.argsort(-scores)
+    return samples, [(np.stack([s.persons[0].box, nobody])[order], scores[order]) for s in samples]
+
+
+def test_the_margin_excludes_boxes_that_show_nobody() -> None:
+    samples, detected = detections(0.9, 0.25)
+    # 0.25 is 1.67 times the default min_score of 0.15; from there on all margins are equal
+    assert margin(Sure(0.8), samples, detected) == MARGINS[-1]
+    samples, detected = detections(0.3, 0.25)
+    assert margin(Sure(0.8), samples, detected) == 2.0
+
+
+def test_the_margin_keeps_boxes_of_persons() -> None:
+    samples, detected = detections(0.25, 0.9)
+    assert margin(Sure(0.8), samples, detected) == 1.6
+
+
+def test_the_margin_is_the_largest_where_none_makes_a_difference() -> None:
+    samples, detected = detections(0.9, 0.25)
+    assert margin(Sure(0.1), samples, detected) == MARGINS[-1]  # nobody is returned at all
 
 
 def test_the_command_writes_a_network_that_carries_its_margin(
@@ -85,7 +111,7 @@ def test_the_command_writes_a_network_that_carries_its_margin(
     main([weights, "--out", str(out), "--data", str(tmp_path / "data"), "--pose", str(tmp_path / "pose.onnx"),
           "--size", "320"])  # fmt: skip
     assert capsys.readouterr().out.startswith("2 photos, 2 persons")
-    assert json.loads(out.with_suffix(".json").read_text())["box_margin"] >= 1
+    assert json.loads(out.with_suffix(".json").read_text())["box_margin"] in MARGINS
     with torch.no_grad():
         scores = detector.load(out)(torch.zeros(1, 3, 320, 320))[1]
         again = detector.load(out)
