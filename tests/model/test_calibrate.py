@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import detector
-from model.calibrate import MARGINS, fit, found, main, margin, reliability
+from model.calibrate import MARGINS, f1_of_margins, fit, found, main, reliability
 from model.geometry import Floats, Pixels
 from model.metrics import Scored
 from model.samples import KEPT_APART, Sample
@@ -76,22 +76,22 @@ def detections(person_score: float, other_score: float) -> tuple[list[Sample], l
     return samples, [(np.stack([s.persons[0].box, nobody])[order], scores[order]) for s in samples]
 
 
-def test_the_margin_excludes_boxes_that_show_nobody() -> None:
-    samples, detected = detections(0.9, 0.25)
-    # 0.25 is 1.67 times the default min_score of 0.15; from there on all margins are equal
-    assert margin(Sure(0.8), samples, detected) == MARGINS[-1]
-    samples, detected = detections(0.3, 0.25)
-    assert margin(Sure(0.8), samples, detected) == 2.0
+def best_margins(keypoint_score: float, person_score: float, other_score: float) -> list[float]:
+    """The margins of the best F1."""
+    f1 = f1_of_margins(Sure(keypoint_score), *detections(person_score, other_score))
+    assert tuple(f1) == MARGINS
+    return [margin for margin, value in f1.items() if value == max(f1.values())]
 
 
-def test_the_margin_keeps_boxes_of_persons() -> None:
-    samples, detected = detections(0.25, 0.9)
-    assert margin(Sure(0.8), samples, detected) == 1.6
+def test_a_margin_excludes_boxes_that_show_nobody_and_keeps_those_of_persons() -> None:
+    # scores of 0.25 and 0.3 are 1.67 and 2 times the default min_score of 0.15
+    assert best_margins(0.8, 0.9, 0.25) == [margin for margin in MARGINS if margin > 1.67]
+    assert best_margins(0.8, 0.3, 0.25) == [1.7, 1.8, 1.9, 2.0]
+    assert best_margins(0.8, 0.25, 0.9) == [margin for margin in MARGINS if margin < 1.67]
 
 
-def test_the_margin_is_the_largest_where_none_makes_a_difference() -> None:
-    samples, detected = detections(0.9, 0.25)
-    assert margin(Sure(0.1), samples, detected) == MARGINS[-1]  # nobody is returned at all
+def test_margins_are_equal_where_nobody_is_returned() -> None:
+    assert best_margins(0.1, 0.9, 0.25) == list(MARGINS)
 
 
 def test_the_command_writes_a_network_that_carries_its_margin(
