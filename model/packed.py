@@ -54,7 +54,8 @@ class PackedImages:
         A share below 1 keeps about that part of the images, always the same ones, and sets the others to 0.
         """
         kept = np.random.default_rng(0).random(len(self.sources)) < share
-        return kept * np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
+        weights = np.array([of_source.get(source, 1.0) for source in self.sources], np.float32)
+        return np.where(kept, weights, np.float32(0))
 
     def draw(self, weights: Floats, step: int, n: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The images of a step, float32 RGB (n, 3, H, W) in 0..255, their indices int64 (n,), and a generator
