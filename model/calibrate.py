@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import detector
-from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate
+from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate, served
 from model.geometry import Floats
 from model.metrics import Scored
 from model.pose_dataset import read_data
@@ -131,13 +131,12 @@ def f1_of_margins(
 def _f1_of_persons(
     samples: Sequence[Sample], detected: Sequence[Scored], poses: Sequence[Scored], factor: float
 ) -> float:
-    answers = []
-    for (boxes, scores), (_, sure) in zip(detected, poses, strict=True):
-        given = (scores[: len(sure)] >= factor * SERVED_SCORE) & (sure >= SERVED_SCORE)
-        order = np.argsort(-sure[given], kind="stable")
-        answers.append((boxes[: len(sure)][given][order], sure[given][order]))
-    scores, hits, persons = hits_of(answers, samples)
-    return 2 * float(hits.sum()) / max(len(scores) + persons, 1)
+    persons = [(boxes[: len(sure)], sure) for (boxes, _), (_, sure) in zip(detected, poses, strict=True)]
+    _, answers = served(detected, persons, factor)
+    orders = [np.argsort(-sure, kind="stable") for _, sure in answers]
+    ranked = [(boxes[order], sure[order]) for (boxes, sure), order in zip(answers, orders, strict=True)]
+    scores, hits, count = hits_of(ranked, samples)
+    return 2 * float(hits.sum()) / max(len(scores) + count, 1)
 
 
 def reliability(scores: Floats, hits: Bools) -> str:

@@ -143,7 +143,8 @@ def served(
 ) -> tuple[list[int], list[Scored]]:
     """How many boxes of each photo the service looks at by default, and the poses that it gives.
 
-    margin: the detector's. poses: of the first of each photo's boxes, in their order.
+    margin: the detector's. poses: of the first of each photo's boxes, in their order; keypoints may be any
+    array (N, ...) that belongs to them.
     """
     looked_at, answers = [], []
     for (_, scores), (keypoints, sure) in zip(detections, poses, strict=True):

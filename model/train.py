@@ -268,6 +268,8 @@ def parse(arguments: list[str] | None = None) -> TrainConfig:
     config = replace(preset, **{name: value for name, value in given.items() if value is not None})
     if not config.minutes and not config.epochs:
         parser.error("--minutes or --epochs is needed")
+    if not 0 < config.share <= 1:
+        parser.error(f"--share {config.share} is not above 0 and at most 1")
     if config.workers < 1 or config.batch < 1 or config.batch % config.workers:
         parser.error(f"--batch {config.batch} is not a multiple of --workers {config.workers}")
     for root in map(Path, config.data.split(",")):

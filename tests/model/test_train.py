@@ -135,6 +135,14 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(
     assert f"--batch {batch} is not a multiple of --workers {workers}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("share", ["0", "-0.5", "1.5", "nan"])
+def test_a_share_that_is_no_part_is_refused(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", "--share", share])
+    assert "is not above 0 and at most 1" in capsys.readouterr().err
+    assert parse(["--minutes", "1", "--share", "0.25"]).share == 0.25
+
+
 def test_mpii_is_refused_as_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(SystemExit):
