@@ -114,9 +114,9 @@ def _open_core(settings: Settings) -> Core:
         skeleton=worker.skeleton,
     )
     intake = Intake(
-        estimator,
+        estimator.image_arrival,
         max_bytes=settings.max_body_bytes,
-        memory_bytes=settings.body_memory_bytes,
+        total_bytes=settings.body_memory_bytes,
         timeout_s=settings.receipt_timeout_s,
     )
     return Core(worker, decoders, batcher, estimator, intake)
@@ -134,11 +134,20 @@ def _add_routes(app: FastAPI, settings: Settings, core: Core) -> None:
     VideoApi(
         estimator=core.estimator,
         decoders=core.decoders,
-        max_bytes=settings.max_video_bytes,
+        intake=_video_intake(core.estimator, settings),
         max_seconds=settings.max_video_s,
-        # the rate that the largest request needs
-        receipt_timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
     ).install(app)
+
+
+def _video_intake(estimator: Estimator, settings: Settings) -> Intake:
+    """Videos are stored on disk while they arrive: as many of the largest size as streams may be open."""
+    return Intake(
+        estimator.video_arrival,
+        max_bytes=settings.max_video_bytes,
+        total_bytes=settings.max_video_bytes * settings.max_streams,
+        # the rate that the largest request needs
+        timeout_s=settings.receipt_timeout_s * settings.max_video_bytes / settings.max_body_bytes,
+    )
 
 
 def _add_middleware(app: FastAPI, settings: Settings, security: Security) -> None:

@@ -50,7 +50,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(PatientHttp, limits=limits, idle=Connections()),  # type: ignore[arg-type]
+                http=partial(  # type: ignore[arg-type]
+                    PatientHttp, limits=limits, idle=Connections(), receiving=Connections()
+                ),
                 host=settings.host,
                 port=settings.http_port,
                 log_config=None,

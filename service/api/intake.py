@@ -1,47 +1,89 @@
-"""Admission before the body: a request gets a place, and memory for its body, before it is received."""
+"""Admission before the body: a request has space for its body before it is received."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
-from service.core.estimator import Estimator
 from service.errors import Overloaded, ReceiptTimeout
+
+_GRACE_S = 1.0  # in which no body is slow
 
 
 class Held:
-    """The resources of a request: one place of an admitted image, and `size` bytes of memory."""
+    """`size` reserved bytes for the body of a request, of which `received` bytes have arrived."""
 
     def __init__(self, intake: "Intake", size: int) -> None:
-        self._intake, self.size = intake, size
+        self._intake, self.size, self.received = intake, size, 0
+        self._limit = asyncio.timeout(None)
+        self._gave_way = False
 
     def shrink(self, size: int) -> None:
-        """Release the memory above `size` bytes."""
+        """Release the bytes above `size`."""
         self._intake.give(self.size - size)
         self.size = size
+
+    @asynccontextmanager
+    async def arriving(self) -> AsyncIterator[None]:
+        """Limits the time in which the body arrives. Raises ReceiptTimeout, or Overloaded if it gives way."""
+        timeout_s = self._intake.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as self._limit:
+                self._intake.arriving[self] = None
+                try:
+                    yield
+                finally:
+                    del self._intake.arriving[self]
+        except TimeoutError:
+            if self._gave_way:
+                raise Overloaded("the body arrived slowly, and others needed its space") from None
+            raise ReceiptTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+
+    def is_slow(self) -> bool:
+        """Whether the body, at its rate until now, will not be complete in time."""
+        due = self._limit.when()
+        if due is None or self._gave_way or self._limit.expired():
+            return False
+        timeout_s = self._intake.timeout_s
+        age = timeout_s - (due - asyncio.get_running_loop().time())
+        return age > _GRACE_S and self.received * timeout_s < self.size * age
+
+    def give_way(self) -> None:
+        """End the request: its body is slow, and its bytes are needed."""
+        self._gave_way = True
+        self._limit.reschedule(0)
 
 
 class Intake:
     """Admits requests from their heads.
 
-    max_bytes: limit of a body. memory_bytes: limit of all bodies in memory, at least max_bytes; requests
-    wait for it in order of arrival. timeout_s: limit for the memory to become free, and for the body to
-    arrive.
+    arrival: holds a request while it is received and answered, see `Estimator.image_arrival`. max_bytes:
+    limit of a body. total_bytes: limit of all bodies together, at least max_bytes; requests wait for it in
+    order of arrival, and slow bodies give way. timeout_s: limit for the bytes to become free, and for the
+    body to arrive.
     """
 
-    def __init__(self, estimator: Estimator, *, max_bytes: int, memory_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        arrival: Callable[[], AbstractContextManager[None]],
+        *,
+        max_bytes: int,
+        total_bytes: int,
+        timeout_s: float,
+    ) -> None:
         self.max_bytes, self.timeout_s = max_bytes, timeout_s
-        self._estimator = estimator
-        self._free = max(memory_bytes, max_bytes)
+        self.arriving: dict[Held, None] = {}  # oldest first
+        self._arrival = arrival
+        self._free = max(total_bytes, max_bytes)
         self._turn, self._freed = asyncio.Lock(), asyncio.Event()
 
     @asynccontextmanager
     async def admitted(self, announced: int | None = None) -> AsyncIterator[Held]:
-        """Holds the resources of a request while it is received and answered.
+        """Reserves bytes for the body of a request while it is received and answered.
 
         announced: length of its body in bytes, if known; otherwise it holds max_bytes until `shrink`.
         Raises ShuttingDown or Overloaded.
         """
-        with self._estimator.admit(1):
+        with self._arrival():
             size = self.max_bytes if announced is None else min(announced, self.max_bytes)
             held = Held(self, await self._take(size))
             try:
@@ -49,12 +91,8 @@ class Intake:
             finally:
                 self.give(held.size)
 
-    def receiving(self) -> AbstractAsyncContextManager[None]:
-        """Limits the time in which a body arrives. Raises ReceiptTimeout."""
-        return receiving(self.timeout_s)
-
     def give(self, size: int) -> None:
-        """Release memory."""
+        """Release bytes."""
         self._free += size
         self._freed.set()
 
@@ -63,18 +101,17 @@ class Intake:
             async with asyncio.timeout(self.timeout_s), self._turn:
                 while self._free < size:
                     self._freed.clear()
-                    await self._freed.wait()
+                    self._end_slow(size - self._free)
+                    with suppress(TimeoutError):  # others become slow
+                        await asyncio.wait_for(self._freed.wait(), _GRACE_S)
                 self._free -= size
         except TimeoutError:
-            raise Overloaded("the memory for request bodies is in use") from None
+            raise Overloaded("the space for request bodies is in use") from None
         return size
 
-
-@asynccontextmanager
-async def receiving(timeout_s: float) -> AsyncIterator[None]:
-    """Limits the time in which a body arrives. Raises ReceiptTimeout."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise ReceiptTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+    def _end_slow(self, needed: int) -> None:
+        """End slow bodies, oldest first, until they release `needed` bytes."""
+        for held in list(self.arriving):
+            if needed > 0 and held.is_slow():
+                held.give_way()
+                needed -= held.size

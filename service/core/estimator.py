@@ -24,8 +24,8 @@ from service.types import Options, Picture, Poses, Timings
 class Estimator:
     """Admits, queues and answers images.
 
-    max_images: images admitted and not yet answered, those of streams apart. max_pixels: of one image.
-    max_streams: open at once. skeleton: of the persons' keypoints.
+    max_images: places, one for each image that has arrived and is not yet answered, those of streams apart.
+    max_pixels: of one image. max_streams: open at once. skeleton: of the persons' keypoints.
     """
 
     def __init__(
@@ -41,37 +41,28 @@ class Estimator:
         self._batcher, self.skeleton = batcher, skeleton
         self._max_images, self.max_pixels, self._timeout_s = max_images, max_pixels, timeout_s
         self._max_streams = max_streams
-        self._admitted = self._streams = 0
+        self._arriving = self._admitted = self._streams = 0
         self.draining = asyncio.Event()
         self._drained_by: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def estimate(
-        self,
-        images: Sequence[Picture],
-        options: Options,
-        *,
-        timeout_s: float | None = None,
-        held: int = 0,
+        self, images: Sequence[Picture], options: Options, *, timeout_s: float | None = None
     ) -> list[Poses]:
         """The poses of each image, or the failure of the first invalid image.
 
-        timeout_s: the client's deadline, in addition to the service's. held: places already taken with
-        `admit`. Raises any PoseError.
+        timeout_s: the client's deadline, in addition to the service's. Raises any PoseError.
         """
         arrived = perf_counter()
         jobs = [Job(picture, options, arrived) for picture in images]
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return [poses for poses, _ in await self._answers(jobs, limit_s, held)]
+        return [poses for poses, _ in await self._answers(jobs, limit_s)]
 
-    async def draw(self, image: Picture, options: Options, *, held: int = 0) -> tuple[Poses, bytes]:
-        """The poses of an image, and a JPEG of the image with the skeletons.
-
-        held: as in `estimate`. Raises any PoseError.
-        """
+    async def draw(self, image: Picture, options: Options) -> tuple[Poses, bytes]:
+        """The poses of an image, and a JPEG of the image with the skeletons. Raises any PoseError."""
         job = Job(image, options, perf_counter(), drawn=True)
-        (answer,) = await self._answers([job], self._timeout_s, held)
+        (answer,) = await self._answers([job], self._timeout_s)
         return answer
 
     def enter(self, job: Job, source: Hashable) -> Turn[Job, Done]:
@@ -90,10 +81,8 @@ class Estimator:
     @contextmanager
     def stream_place(self) -> Iterator[None]:
         """Takes a place for a stream. Raises ShuttingDown or Overloaded."""
-        if self.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-        if self._streams >= self._max_streams:
-            raise Overloaded(f"all {self._max_streams} places for streams are taken")
+        self._check_open()
+        self._check_stream_places()
         self._streams += 1
         self._idle.clear()
         try:
@@ -102,10 +91,28 @@ class Estimator:
             self._streams -= 1
             self._check_idle()
 
+    @contextmanager
+    def image_arrival(self) -> Iterator[None]:
+        """Makes `drain` wait for a request that is received and answered. It takes no place yet.
+
+        Raises ShuttingDown, or Overloaded when no place is free.
+        """
+        self._check_open()
+        self._check_places(1)
+        with self._arrival():
+            yield
+
+    @contextmanager
+    def video_arrival(self) -> Iterator[None]:
+        """The same for a video, which becomes a stream."""
+        self._check_open()
+        self._check_stream_places()
+        with self._arrival():
+            yield
+
     def check_ready(self) -> None:
         """Raises ShuttingDown or WorkerLost if the service is not ready."""
-        if self.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
+        self._check_open()
         if not self._batcher.ready:
             raise WorkerLost
 
@@ -130,36 +137,50 @@ class Estimator:
                 await self._idle.wait()
 
     @contextmanager
-    def admit(self, count: int) -> Iterator[None]:
-        """Takes places for `count` images. Raises ShuttingDown or Overloaded, but not for 0."""
-        if not count:
-            yield
-            return
-        if self.draining.is_set():
-            raise ShuttingDown("the service is shutting down")
-        if self._admitted + count > self._max_images:
-            raise Overloaded(f"all {self._max_images} places are taken")
-        self._admitted += count
+    def _arrival(self) -> Iterator[None]:
+        self._arriving += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._admitted -= count
+            self._arriving -= 1
             self._check_idle()
 
-    async def _answers(self, jobs: Sequence[Job], timeout_s: float, held: int) -> list[tuple[Poses, bytes]]:
+    @contextmanager
+    def _places(self, count: int) -> Iterator[None]:
+        """Takes places for `count` images. Raises Overloaded."""
+        self._check_places(count)
+        self._admitted += count
+        try:
+            yield
+        finally:
+            self._admitted -= count
+
+    async def _answers(self, jobs: Sequence[Job], timeout_s: float) -> list[tuple[Poses, bytes]]:
         """The poses and the drawing of each image of a request. Raises any PoseError."""
         if len(jobs) > self._max_images:
             raise InvalidArgument(f"{len(jobs)} images are more than the limit of {self._max_images}")
-        with self.admit(len(jobs) - held):
+        with self._places(len(jobs)):
             if (client := CLIENT.get()) is not None:
                 client.debit(len(jobs) - 1)  # the request itself took one
             async with _deadline(min(self._timeout_s, timeout_s)):
                 outcomes = await self._batcher.submit(jobs, object())  # each request is its own source
         return [(_poses(job, done), done.drawing) for job, done in zip(jobs, _every(outcomes), strict=True)]
 
+    def _check_open(self) -> None:
+        if self.draining.is_set():
+            raise ShuttingDown("the service is shutting down")
+
+    def _check_places(self, count: int) -> None:
+        if self._admitted + count > self._max_images:
+            raise Overloaded(f"all {self._max_images} places are taken")
+
+    def _check_stream_places(self) -> None:
+        if self._streams >= self._max_streams:
+            raise Overloaded(f"all {self._max_streams} places for streams are taken")
+
     def _check_idle(self) -> None:
-        if not self._admitted and not self._streams:
+        if not self._arriving and not self._streams:
             self._idle.set()
 
 

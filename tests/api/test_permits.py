@@ -1,19 +1,22 @@
-"""Permit first: a request has a place, and memory for its body, before its body is received."""
+"""A request has memory for its body before its body is received, and a place once it is complete."""
 
 import asyncio
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import grpc
 import httpx
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.app import _OTHER_CALLS
-from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
-from tests.api.test_lifecycle import until
+from service.wire.pb import pose_pb2, pose_pb2_grpc
+from tests.api.test_lifecycle import call, post, until
 from tests.support.clients import JPEG
 from tests.support.service import Launch, Service
+from tests.support.streams import kind as kind_of
+from tests.support.streams import stream
 
 HEAD = (
     "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\nconnection: close\r\n"
@@ -29,7 +32,7 @@ def opened(service: Service, path: str, kind: str, length: int) -> socket.socket
     return peer
 
 
-@pytest.mark.parametrize(
+PATHS = pytest.mark.parametrize(
     ("path", "kind", "api"),
     [
         ("/v1/poses", "image/jpeg", "rest"),
@@ -37,13 +40,32 @@ def opened(service: Service, path: str, kind: str, length: int) -> socket.socket
         ("/v1/videos", "video/mp4", "rest_video"),
     ],
 )
-async def test_a_place_is_taken_when_the_head_is_read(
+
+
+@PATHS
+async def test_a_body_that_arrives_takes_no_place(
     launch: Launch, photo: bytes, path: str, kind: str, api: str
 ) -> None:
     service = launch(max_images=1, max_streams=1)
-    with closing(opened(service, path, kind, 100_000)) as first:
-        await until(lambda: service.metric("pose_in_flight", api=api) == 1)
-        with closing(opened(service, path, kind, 100_000)) as second:
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(closing(opened(service, path, kind, 100_000)))
+        await until(lambda: service.metric("pose_in_flight", api=api) == 3)
+        assert await post(service, photo) == 200
+        assert await call(service, photo) == grpc.StatusCode.OK
+        camera = [answer async for answer in stream(service, "grpc", [photo])]
+        assert [kind_of(each) for each in camera] == ["poses"]
+    await until(lambda: service.metric("pose_in_flight", api=api) == 0)
+
+
+async def test_without_a_free_place_a_head_is_refused_after_its_body(launch: Launch, photo: bytes) -> None:
+    service = launch(worker="process", max_images=1)
+    (worker,) = psutil.Process(service.process.pid).children()
+    worker.suspend()
+    with closing(opened(service, "/v1/poses", "image/jpeg", len(photo))) as first:
+        first.sendall(photo)
+        await asyncio.sleep(0.5)
+        with closing(opened(service, "/v1/poses", "image/jpeg", 100_000)) as second:
             await asyncio.sleep(0.3)
             second.sendall(b"\0" * 50_000)  # whose refusal is not lost to a reset
             await asyncio.sleep(0.3)
@@ -51,51 +73,78 @@ async def test_a_place_is_taken_when_the_head_is_read(
             answer = second.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in answer
-        first.sendall(b"\0" * 100_000)
-        assert not first.recv(12).endswith(b"429")
-    await until(lambda: service.metric("pose_in_flight", api=api) == 0)
+        assert await call(service, photo) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        worker.resume()
+        assert first.recv(12) == b"HTTP/1.1 200"
 
 
-async def test_a_client_that_waits_for_leave_to_send_is_refused_at_once(launch: Launch) -> None:
-    service = launch(max_images=1)
-    with closing(opened(service, "/v1/poses", "image/jpeg", 1000)):
-        await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
+async def test_a_client_that_waits_for_leave_to_send_is_refused_at_once(launch: Launch, photo: bytes) -> None:
+    service = launch(worker="process", max_images=1)
+    (worker,) = psutil.Process(service.process.pid).children()
+    worker.suspend()
+    with closing(opened(service, "/v1/poses", "image/jpeg", len(photo))) as first:
+        first.sendall(photo)
+        await asyncio.sleep(0.5)
         host, port = service.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as second:
             head = HEAD.format(path="/v1/poses", kind="image/jpeg", length=1000).removesuffix("\r\n")
             second.sendall(head.encode() + b"expect: 100-continue\r\n\r\n")
             assert second.recv(12) == b"HTTP/1.1 429"
+        worker.resume()
 
 
 async def test_memory_for_bodies_is_waited_for_in_turn(launch: Launch, photo: bytes) -> None:
+    """A body that will be complete in time keeps its memory."""
     service = launch(max_body_bytes=200_000, body_memory_bytes=200_000)
     with closing(opened(service, "/v1/poses", "image/jpeg", 150_000)) as first:
+        first.sendall(b"\0" * 100_000)
         await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
         async with httpx.AsyncClient(base_url=service.url, timeout=30) as http:
             second = asyncio.create_task(http.post("/v1/poses", content=photo, headers=JPEG))
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
             assert not second.done()
-            first.sendall(b"\0" * 150_000)
+            first.sendall(b"\0" * 50_000)
             assert (await second).status_code == 200
 
 
-async def test_a_grpc_call_has_its_place_before_its_message(launch: Launch, photo: bytes) -> None:
-    service = launch(max_images=1, receipt_timeout_s=2)
+@PATHS
+async def test_a_slow_body_gives_way_when_its_memory_is_needed(
+    launch: Launch, photo: bytes, path: str, kind: str, api: str
+) -> None:
+    limits = {"max_body_bytes": 200_000, "body_memory_bytes": 400_000}
+    service = launch(**limits, max_video_bytes=200_000, max_streams=2)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(closing(opened(service, path, kind, 200_000))) for _ in range(2)]
+        for each in slow:
+            each.sendall(b"\0" * 1000)
+        await until(lambda: service.metric("pose_in_flight", api=api) == 2)
+        third = stack.enter_context(closing(opened(service, path, kind, 200_000)))
+        third.sendall(b"\0" * 200_000)
+        answered = await asyncio.to_thread(third.recv, 12)  # long before the slow ones are out of time
+        assert answered == b"HTTP/1.1 400"
+        for each in slow:
+            each.sendall(b"\0" * 199_000)
+        assert slow[0].recv(12) == b"HTTP/1.1 429"
+        assert slow[1].recv(12) == b"HTTP/1.1 400"  # one was enough
+
+
+async def test_a_slow_grpc_message_gives_way_when_its_memory_is_needed(launch: Launch, photo: bytes) -> None:
+    service = launch(max_body_bytes=200_000, body_memory_bytes=200_000)
     async with grpc.aio.insecure_channel(service.grpc) as channel:
-        method = "/pose.v1.PoseService/Estimate"
-        silent = channel.stream_unary(method)()  # a head without a message
+        silent = channel.stream_unary("/pose.v1.PoseService/Estimate")()  # a head without a message
         await silent.wait_for_connection()
         await until(lambda: service.metric("pose_in_flight", api="grpc") == 1)
-        v1 = pose_pb2_grpc.PoseServiceStub(channel)
-        v2 = openinference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for call in (
-            v1.Estimate(pose_pb2.EstimateRequest(image=photo)),
-            v2.ModelInfer(openinference_pb2.ModelInferRequest(model_name="lgm-pose")),
-        ):
-            assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await call(service, photo) == grpc.StatusCode.OK
+        assert await silent.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "slowly" in await silent.details()
+
+
+async def test_a_grpc_message_has_a_deadline(launch: Launch, photo: bytes) -> None:
+    service = launch(receipt_timeout_s=2)
+    async with grpc.aio.insecure_channel(service.grpc) as channel:
+        silent = channel.stream_unary("/pose.v1.PoseService/Estimate")()
         assert await silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert "did not arrive" in await silent.details()
-        await v1.Estimate(pose_pb2.EstimateRequest(image=photo))
 
 
 async def test_waiting_calls_leave_room_for_health_checks(launch: Launch) -> None:

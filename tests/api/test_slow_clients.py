@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from service.config import Settings
 from service.errors import ConfigError
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import until
+from tests.api.test_permits import opened
 from tests.support.clients import JPEG
 from tests.support.service import Launch, Service
 from tests.support.streams import ALL, config_text, websocket_url
@@ -187,11 +188,32 @@ async def test_new_connections_replace_idle_ones(launch: Launch, photo: bytes) -
         writer.close()
 
 
-async def test_active_connections_are_not_replaced(launch: Launch, photo: bytes) -> None:
+async def test_new_connections_replace_slow_bodies(launch: Launch, photo: bytes) -> None:
     service = launch(max_connections=3)
+    with ExitStack() as stack:
+        first, second, _ = [
+            stack.enter_context(opened(service, "/v1/poses", "image/jpeg", 100_000)) for _ in range(3)
+        ]
+        second.sendall(b"\0" * 50_000)
+        await asyncio.sleep(2)
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+            assert (await http.post("/v1/poses", content=photo, headers=JPEG)).status_code == 200
+        with suppress(ConnectionResetError):
+            assert first.recv(1) == b""
+        second.sendall(b"\0" * 50_000)
+        assert second.recv(12) == b"HTTP/1.1 400"
+
+
+async def test_active_connections_are_not_replaced(launch: Launch, photo: bytes) -> None:
+    service = launch(max_connections=4)
     sockets = [await websockets.connect(websocket_url(service)) for _ in range(3)]
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{service.url}/healthz")
+    with opened(service, "/v1/poses", "image/jpeg", 100_000) as sending:
+        sending.sendall(b"\0" * 50_000)
+        await asyncio.sleep(2)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{service.url}/healthz")
+        sending.sendall(b"\0" * 50_000)
+        assert sending.recv(12) == b"HTTP/1.1 400"
     for each in sockets:
         await each.send(config_text(ALL))
         await each.send(photo)

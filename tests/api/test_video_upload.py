@@ -7,10 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets
 
-from tests.api.test_permits import opened
 from tests.api.test_video import MP4, film
 from tests.support.service import ROOT, Launch, Pixels, Service
+from tests.support.streams import ALL, config_text, websocket_url
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,12 @@ def test_a_service_without_pyav_says_so_before_the_upload(without_pyav: None, la
     assert answer_before_the_body(launch(), 100_000) == b"HTTP/1.1 501"
 
 
-def test_a_service_without_room_for_a_stream_says_so_before_the_upload(launch: Launch) -> None:
+async def test_a_service_without_room_for_a_stream_says_so_before_the_upload(
+    launch: Launch, small: bytes
+) -> None:
     service = launch(max_streams=1)
-    with opened(service, "/v1/videos", "video/mp4", 1000):
-        httpx.get(f"{service.url}/healthz")
+    async with websockets.connect(websocket_url(service)) as camera:
+        await camera.send(config_text(ALL))
+        await camera.send(small)
+        await camera.recv()
         assert answer_before_the_body(service, 1000) == b"HTTP/1.1 429"

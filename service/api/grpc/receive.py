@@ -1,4 +1,4 @@
-"""Calls for persons: they get a place and memory first, then their message is received."""
+"""Calls for persons: they get memory first, then their message is received."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,7 +76,7 @@ async def received(
     try:
         with observed_call(api, ident) as access:
             async with intake.admitted() as held:
-                async with intake.receiving():
+                async with held.arriving():  # the arrived part of a message is unknown
                     data = await context.read()
                 if data is grpc.aio.EOF:
                     raise InvalidArgument("the call has no message")

@@ -133,7 +133,7 @@ class PoseServicer(pose_pb2_grpc.PoseServiceServicer):
         """The persons of one image; see HeadFirst."""
         async with received(context, "grpc", self._intake, _read_request) as ((image, options), access):
             access.poses = await self._estimator.estimate(
-                [image], options, timeout_s=context.time_remaining(), held=1
+                [image], options, timeout_s=context.time_remaining()
             )
         return pose_pb2.EstimateResponse(poses=poses_message(access.poses[0]), model=_models(self._models()))
 

@@ -87,11 +87,11 @@ class RestApi:
                 raise InvalidArgument("only one image can be drawn")
             access = access_of(request.scope)
             if picture:
-                drawn = self.estimator.draw(images[0], query.options(), held=1)
+                drawn = self.estimator.draw(images[0], query.options())
                 poses, drawing = await while_connected(request, drawn)
                 access.poses = [poses]
                 return Response(drawing, media_type="image/jpeg")
-            work = self.estimator.estimate(images, query.options(), held=1)
+            work = self.estimator.estimate(images, query.options())
             access.poses = await while_connected(request, work)
         return self._json(query, access.poses)
 

@@ -19,6 +19,8 @@ from service.api.http.problem import pose_problem, problem
 from service.errors import ConfigError, MalformedBody, ReceiptTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
+_SLOW_BODY = 4096  # bytes a second
+_GRACE_S = 1.0  # in which no body is slow
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Limits:
     head_s: for the head of a request, from the connection or its first byte on. idle_s: between an answer
     and the next request. transfer_s: for a WebSocket message to arrive once it has begun, and for an answer
     to be read. connections: at the limit, a new connection replaces the one that has been idle longest, or
-    is closed if none is idle.
+    one whose body arrives slowly; otherwise it is closed.
     """
 
     head_s: float
@@ -38,16 +40,20 @@ class Limits:
 
 
 class Connections(dict["PatientHttp", None]):
-    """The idle connections, longest idle first."""
+    """The connections that wait for their clients, longest first."""
 
 
 class PatientHttp(HttpToolsProtocol):
     """HTTP with deadlines for heads and answers."""
 
-    def __init__(self, *args: Any, limits: Limits, idle: Connections, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: Limits, idle: Connections, receiving: Connections, **options: Any
+    ) -> None:
+        """idle: those between two requests or in a head; receiving: those in a body."""
         super().__init__(*args, **options)
-        self._limits, self._idle = limits, idle
-        self._head_bytes = 0
+        self._limits, self._idle, self._receiving = limits, idle, receiving
+        self._head_bytes = self._body_bytes = 0
+        self._body_begun = 0.0
         self._in_head = False
         self._deadline: TimerHandle | None = None
         self._writing: TimerHandle | None = None
@@ -57,13 +63,17 @@ class PatientHttp(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_idle(self._limits.head_s)
         if len(self.connections) > self._limits.connections:
-            longest = next(iter(self._idle))  # this one, if all others are active
+            longest = next(iter(self._idle))  # this one, if no other is idle
+            if longest is self:
+                longest = next(filter(PatientHttp._is_slow, self._receiving), self)
             longest._end_idle()
+            longest._end_body()
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See Protocol."""
         self._end_idle()
+        self._end_body()
         super().connection_lost(exc)  # it resumes writing, which ends that deadline too
 
     def data_received(self, data: bytes) -> None:
@@ -87,7 +97,19 @@ class PatientHttp(HttpToolsProtocol):
         """See httptools."""
         self._in_head = False
         self._end_idle()
+        self._receiving[self] = None
+        self._body_bytes, self._body_begun = 0, self.loop.time()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._end_body()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """See HttpToolsProtocol."""
@@ -120,6 +142,15 @@ class PatientHttp(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _end_body(self) -> None:
+        self._receiving.pop(self, None)
+
+    def _is_slow(self) -> bool:
+        """Whether the body arrives slowly, although the service reads it."""
+        age = self.loop.time() - self._body_begun
+        held_back = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        return age > _GRACE_S and self._body_bytes < _SLOW_BODY * age and not held_back
 
     def _expire(self) -> None:
         if self._in_head and not self.transport.get_write_buffer_size():

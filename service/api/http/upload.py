@@ -36,12 +36,13 @@ async def received_images(request: Request, intake: Intake, decoders: Executor) 
 
 @asynccontextmanager
 async def received_body(request: Request, intake: Intake) -> AsyncIterator[Blocks]:
-    """The whole body; holds a place and memory while open. Raises several kinds of PoseError."""
+    """The whole body; holds its memory while open. Raises several kinds of PoseError."""
     async with intake.admitted(content_length(request, intake.max_bytes)) as held:
         body = Blocks()
-        async with intake.receiving():
+        async with held.arriving():
             async for chunk in limited(request, intake.max_bytes):
                 body.write(chunk)
+                held.received = body.size
         access_of(request.scope).receipt_ended()
         held.shrink(body.size)
         yield body

@@ -17,7 +17,7 @@ from service.api.http.form import FormReader, form_boundary
 from service.api.http.schemas import problems
 from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
 from service.api.http.upload import content_length, limited
-from service.api.intake import receiving
+from service.api.intake import Held, Intake
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError, StorageFull
 from service.streaming.frames import Answer, StreamFrame
@@ -37,13 +37,12 @@ class JsonLines(StreamingResponse):
 
 @dataclass(frozen=True)
 class VideoApi:
-    """The route /v1/videos. receipt_timeout_s: limit for the whole body to arrive."""
+    """The route /v1/videos. intake: for bodies on disk. max_seconds: length of the longest video."""
 
     estimator: Estimator
     decoders: Executor
-    max_bytes: int
+    intake: Intake
     max_seconds: float
-    receipt_timeout_s: float
 
     def install(self, app: FastAPI) -> None:
         """Add the route to an application."""
@@ -67,31 +66,31 @@ class VideoApi:
         """
         config = query.config()
         boundary = form_boundary(request.headers.get("content-type", ""), "video", _FIELDS)
-        announced = content_length(request, self.max_bytes)
+        announced = content_length(request, self.intake.max_bytes)
         check_installed()
         loop = asyncio.get_running_loop()
         access = access_of(request.scope)
-        with self.estimator.stream_place():
+        async with self.intake.admitted(announced) as held:
             file = await asyncio.to_thread(_open_file, announced or 0)
             try:
-                await self._receive(request, file, boundary)
+                await self._receive(request, held, file, boundary)
                 access.receipt_ended()
                 video = await loop.run_in_executor(self.decoders, self._open, file)
             except BaseException:
                 file.close()
                 raise
-        # the stream takes the free place, because nothing is awaited in between
         stream = Stream(self.estimator, config, api="video", ident=access.request_id)
         answers = stream.answers(self._frames(video))
         first = await anext(answers, None)  # a stream without a place gets an error status
         return JsonLines(_lines(first, answers, lambda: end_json(stream.counts, video.lost)))
 
-    async def _receive(self, request: Request, file: BinaryIO, boundary: bytes | None) -> None:
+    async def _receive(self, request: Request, held: Held, file: BinaryIO, boundary: bytes | None) -> None:
         """Write the video to the file and rewind it. Raises several kinds of PoseError."""
         form = None if boundary is None else FormReader(boundary, _FIELDS, _once(file))
         write = file.write if form is None else form.write
-        async with receiving(self.receipt_timeout_s):
-            async for piece in _pieces(limited(request, self.max_bytes)):
+        async with held.arriving():
+            async for piece in _pieces(limited(request, self.intake.max_bytes)):
+                held.received += len(piece)
                 await asyncio.to_thread(_on_disk, write, piece)
         if form is not None:
             form.close()

@@ -86,7 +86,7 @@ class OpenInferenceServicer(openinference_pb2_grpc.GRPCInferenceServiceServicer)
         """The persons of one image; see HeadFirst."""
         async with received(context, "grpc_v2", self._intake, _read) as (asked, access):
             access.poses = await self._estimator.estimate(
-                [asked.picture], asked.options, timeout_s=context.time_remaining(), held=1
+                [asked.picture], asked.options, timeout_s=context.time_remaining()
             )
         return _response(asked, arrays(access.poses[0], len(self._estimator.skeleton.names)))
 

@@ -204,7 +204,7 @@ class OpenInferenceApi:
             )
             options = read_options(asked.parameters)
             names = check_outputs([(each.name, each.parameters) for each in asked.outputs])
-            work = self.estimator.estimate([picture], options, held=1)
+            work = self.estimator.estimate([picture], options)
             access = access_of(request.scope)
             (poses,) = access.poses = await while_connected(request, work)
         found = arrays(poses, len(self.estimator.skeleton.names))
