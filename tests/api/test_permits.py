@@ -14,7 +14,7 @@ from service.app import _OTHER_CALLS
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import call, post, until
 from tests.support.clients import JPEG
-from tests.support.service import Launch, Service
+from tests.support.service import Launch, Service, resident_bytes
 from tests.support.streams import kind as kind_of
 from tests.support.streams import stream
 
@@ -137,6 +137,24 @@ async def test_a_slow_grpc_message_gives_way_when_its_memory_is_needed(launch: L
         assert await call(service, photo) == grpc.StatusCode.OK
         assert await silent.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "slowly" in await silent.details()
+
+
+async def test_messages_that_wait_for_memory_stay_with_their_clients(launch: Launch) -> None:
+    """The service reads at most 1 MiB of each call ahead."""
+    size = 20_000_000
+    service = launch(max_body_bytes=size, body_memory_bytes=size)
+    with closing(opened(service, "/v1/poses", "image/jpeg", size)) as first:
+        await asyncio.to_thread(first.sendall, b"\0" * (size - 1))
+        await until(lambda: resident_bytes(service) > 2 * size)
+        before = resident_bytes(service)
+        async with grpc.aio.insecure_channel(service.grpc) as channel:
+            calls = [
+                channel.stream_unary("/pose.v1.PoseService/Estimate")(iter([bytes(size)])) for _ in range(20)
+            ]
+            await asyncio.sleep(4)
+            assert resident_bytes(service) - before < 64 * 2**20
+            for each in calls:
+                each.cancel()
 
 
 async def test_a_grpc_message_has_a_deadline(launch: Launch, photo: bytes) -> None:

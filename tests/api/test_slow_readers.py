@@ -21,7 +21,7 @@ from lgm_pose_client.frames import StreamConfig, StreamFrame
 from lgm_pose_client.messages import config_message, frame_message
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import post, until
-from tests.support.service import ROOT, Launch, Service
+from tests.support.service import ROOT, Launch, Service, resident_bytes
 from tests.support.streams import ALL, LATEST, Answer, all_gone, config_text, kind, stream, websocket_url
 
 KILLS = int(os.environ.get("POSE_TEST_KILLS", 3))
@@ -167,11 +167,6 @@ async def test_killed_clients_leave_no_open_resources(launch: Launch, small: byt
     assert resident_bytes(service) - memory < 32 * 2**20
     assert await post(service, small) == 200
     assert not [line for line in service.log if line["level"] in ("error", "critical")]
-
-
-def resident_bytes(service: Service) -> int:
-    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files(service: Service) -> int:

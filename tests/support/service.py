@@ -106,3 +106,8 @@ def encode(pixels: npt.NDArray[Any], suffix: str = ".jpg") -> bytes:
     done, data = cv2.imencode(suffix, pixels)
     assert done
     return data.tobytes()
+
+
+def resident_bytes(service: Service) -> int:
+    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

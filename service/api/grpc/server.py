@@ -38,6 +38,8 @@ _KEEPALIVE = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 _CONNECTIONS = (("grpc.server_handshake_timeout_ms", 10_000), ("grpc.max_allowed_incoming_connections", 512))
+# bytes of a call that are received before the service reads them; a probe would let them grow without bound
+_READ_AHEAD = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 2**20))
 LAST_WORDS_S = 2  # time to send the last answers; then health watches, which never end, are cut
 
 
@@ -75,6 +77,7 @@ async def serve_grpc(
             ("grpc.so_reuseport", 0),
             *_CONNECTIONS,
             *_KEEPALIVE,
+            *_READ_AHEAD,
         ),
         interceptors=[HeadFirst(), *([KeyInterceptor(options.keys)] if options.keys else ())],
         maximum_concurrent_rpcs=options.max_calls,
