@@ -1,6 +1,7 @@
 """Admission before the body: a request has space for its body before it is received."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
@@ -53,12 +54,49 @@ class Held:
         self._limit.reschedule(0)
 
 
+class Turns:
+    """A lock that the hosts of clients get in turn, and the requests of a host in order of arrival."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, host: str) -> AsyncIterator[None]:
+        """Holds the lock."""
+        if self._taken:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(host, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # it came at the same moment
+                    self._pass_on()
+                raise
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            host = next(iter(self._waiting))
+            line = self._waiting.pop(host)
+            turn = line.popleft()
+            if line:
+                self._waiting[host] = line  # it has its next turn after all others
+            if not turn.done():  # otherwise the request has left
+                return turn.set_result(None)
+        self._taken = False
+
+
 class Intake:
     """Admits requests from their heads.
 
     arrival: holds a request while it is received and answered, see `Estimator.image_arrival`. max_bytes:
-    limit of a body. total_bytes: limit of all bodies together, at least max_bytes; requests wait for it in
-    order of arrival, and slow bodies give way. timeout_s: limit for the bytes to become free, and for the
+    limit of a body. total_bytes: limit of all bodies together, at least max_bytes; requests wait for it,
+    hosts take turns, and slow bodies give way. timeout_s: limit for the bytes to become free, and for the
     body to arrive.
     """
 
@@ -74,18 +112,18 @@ class Intake:
         self.arriving: dict[Held, None] = {}  # oldest first
         self._arrival = arrival
         self._free = max(total_bytes, max_bytes)
-        self._turn, self._freed = asyncio.Lock(), asyncio.Event()
+        self._turns, self._freed = Turns(), asyncio.Event()
 
     @asynccontextmanager
-    async def admitted(self, announced: int | None = None) -> AsyncIterator[Held]:
+    async def admitted(self, host: str, announced: int | None = None) -> AsyncIterator[Held]:
         """Reserves bytes for the body of a request while it is received and answered.
 
-        announced: length of its body in bytes, if known; otherwise it holds max_bytes until `shrink`.
-        Raises ShuttingDown or Overloaded.
+        host: of the client. announced: length of its body in bytes, if known; otherwise it holds max_bytes
+        until `shrink`. Raises ShuttingDown or Overloaded.
         """
         with self._arrival():
             size = self.max_bytes if announced is None else min(announced, self.max_bytes)
-            held = Held(self, await self._take(size))
+            held = Held(self, await self._take(size, host))
             try:
                 yield held
             finally:
@@ -96,9 +134,9 @@ class Intake:
         self._free += size
         self._freed.set()
 
-    async def _take(self, size: int) -> int:
+    async def _take(self, size: int, host: str) -> int:
         try:
-            async with asyncio.timeout(self.timeout_s), self._turn:
+            async with asyncio.timeout(self.timeout_s), self._turns.turn(host):
                 while self._free < size:
                     self._freed.clear()
                     self._end_slow(size - self._free)

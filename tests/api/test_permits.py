@@ -157,6 +157,22 @@ async def test_messages_that_wait_for_memory_stay_with_their_clients(launch: Lau
                 each.cancel()
 
 
+async def test_hosts_take_turns_for_memory(launch: Launch, photo: bytes) -> None:
+    """A host with many slow calls delays another host by one of them."""
+    service = launch(max_body_bytes=200_000, body_memory_bytes=200_000)
+    async with grpc.aio.insecure_channel(service.grpc) as channel:
+        silent = [channel.stream_unary("/pose.v1.PoseService/Estimate")() for _ in range(20)]
+        await until(lambda: service.metric("pose_in_flight", api="grpc") == 20)
+        transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=service.url, transport=transport, timeout=30) as http:
+            assert (await http.post("/v1/poses", content=photo, headers=JPEG)).status_code == 200
+        assert (
+            sum(call.done() for call in silent) < 10
+        )  # in order of arrival all would have been served before
+        for call in silent:
+            call.cancel()
+
+
 async def test_a_grpc_message_has_a_deadline(launch: Launch, photo: bytes) -> None:
     service = launch(receipt_timeout_s=2)
     async with grpc.aio.insecure_channel(service.grpc) as channel:

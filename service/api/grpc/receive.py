@@ -75,7 +75,7 @@ async def received(
     ident = identify(context)
     try:
         with observed_call(api, ident) as access:
-            async with intake.admitted() as held:
+            async with intake.admitted(context.peer().rpartition(":")[0]) as held:
                 async with held.arriving():  # the arrived part of a message is unknown
                     data = await context.read()
                 if data is grpc.aio.EOF:

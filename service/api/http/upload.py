@@ -37,7 +37,7 @@ async def received_images(request: Request, intake: Intake, decoders: Executor) 
 @asynccontextmanager
 async def received_body(request: Request, intake: Intake) -> AsyncIterator[Blocks]:
     """The whole body; holds its memory while open. Raises several kinds of PoseError."""
-    async with intake.admitted(content_length(request, intake.max_bytes)) as held:
+    async with intake.admitted(host_of(request), content_length(request, intake.max_bytes)) as held:
         body = Blocks()
         async with held.arriving():
             async for chunk in limited(request, intake.max_bytes):
@@ -46,6 +46,11 @@ async def received_body(request: Request, intake: Intake) -> AsyncIterator[Block
         access_of(request.scope).receipt_ended()
         held.shrink(body.size)
         yield body
+
+
+def host_of(request: Request) -> str:
+    """The address of the client, without its port; empty over a Unix socket."""
+    return request.client.host if request.client else ""
 
 
 def content_length(request: Request, max_bytes: int) -> int | None:

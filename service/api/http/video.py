@@ -16,7 +16,7 @@ from service.api.http.access import access_of
 from service.api.http.form import FormReader, form_boundary
 from service.api.http.schemas import problems
 from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
-from service.api.http.upload import content_length, limited
+from service.api.http.upload import content_length, host_of, limited
 from service.api.intake import Held, Intake
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument, PoseError, StorageFull
@@ -70,7 +70,7 @@ class VideoApi:
         check_installed()
         loop = asyncio.get_running_loop()
         access = access_of(request.scope)
-        async with self.intake.admitted(announced) as held:
+        async with self.intake.admitted(host_of(request), announced) as held:
             file = await asyncio.to_thread(_open_file, announced or 0)
             try:
                 await self._receive(request, held, file, boundary)
