@@ -212,14 +212,15 @@ def test_dark_finds_peaks_between_pixels() -> None:
     assert refined[:, 2].min() > 0.9 and refined[:, 2].max() <= 1
 
 
-def test_dark_holds_under_noise() -> None:
+@pytest.mark.parametrize(("noise", "error"), [(0.01, 0.06), (0.05, 0.3)])  # 0.08 and 0.42 with a 3 x 3 blur
+def test_dark_holds_under_noise(noise: float, error: float) -> None:
     points = inner_points(200, 3)
-    noise = np.random.default_rng(4).normal(0, 0.01, (1, 200, 64, 48))
-    noisy = encode_heatmaps(points, SIZE, 4, 2.0)[None] + noise.astype(np.float32)
+    added = np.random.default_rng(4).normal(0, noise, (1, 200, 64, 48))
+    noisy = encode_heatmaps(points, SIZE, 4, 2.0)[None] + added.astype(np.float32)
     errors = [
         np.linalg.norm(decode_heatmaps(noisy, 4, dark=d)[0, :, :2] - points, axis=1) for d in (True, False)
     ]
-    assert errors[0].mean() < 0.5 * errors[1].mean()
+    assert errors[0].mean() < min(error, 0.5 * errors[1].mean())
 
 
 def test_peaks_at_the_border_stay_where_they_are() -> None:
