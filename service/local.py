@@ -36,8 +36,10 @@ def run_client(command: str, arguments: Sequence[str]) -> None:
 @contextmanager
 def _service() -> Iterator[tuple[str, str]]:
     """REST URL and gRPC address of a running service. Exits when it does not start."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # by default they end this process without the next lines
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    early: list[int] = []  # signals that come before there is a service to end
+    interrupt = signal.getsignal(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: early.append(number))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     child = subprocess.Popen(
         [sys.executable, "-m", "service", "serve"],
@@ -47,6 +49,14 @@ def _service() -> Iterator[tuple[str, str]]:
         text=True,
     )
     try:
+        signal.signal(signal.SIGINT, interrupt)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGHUP,
+        ):  # by default they end this process without the last lines
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+        for missed in early:
+            signal.raise_signal(missed)
         assert child.stdout is not None
         log = (json.loads(line) for line in child.stdout)
         started = next((line for line in log if line["message"] == "serving"), None)

@@ -105,3 +105,29 @@ def test_a_service_that_the_user_names_is_used(service: Service, pixels: Pixels,
     done = run("estimate", photo, f"--url={service.url}", weights=tmp_path / "nowhere")
     assert done.returncode == 0, done.stderr
     assert service.metric("pose_images_total") == before + 1
+
+
+SIGNALLED = """
+import os, subprocess, sys
+from service import local
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), {number})  # while the service is being started
+
+subprocess.Popen = Popen
+local.run_client("estimate", [{photo!r}])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_service_is_started_ends_it_too(weights: Path, number: signal.Signals) -> None:
+    script = SIGNALLED.format(number=int(number), photo=str(ROOT / "examples" / "astronaut.jpg"))
+    marked = {"PYTHONPATH": str(ROOT / "client"), "TEST_LOCAL": str(os.getpid())}
+    env = {**os.environ, **marked, "POSE_WEIGHTS": str(weights)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode in (128 + number, -number)
+    assert survivors() == []
