@@ -50,10 +50,8 @@ def _service() -> Iterator[tuple[str, str]]:
     )
     try:
         signal.signal(signal.SIGINT, interrupt)
-        for number in (
-            signal.SIGTERM,
-            signal.SIGHUP,
-        ):  # by default they end this process without the last lines
+        # by default these two end this process without the last lines
+        for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _: sys.exit(128 + number))
         for missed in early:
             signal.raise_signal(missed)
