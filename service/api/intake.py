@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
 from service.errors import Overloaded, ReceiptTimeout
 
-_GRACE_S = 1.0  # in which no body is slow
+GRACE_S = 1.0  # in which no body is slow
 
 
 class Held:
@@ -15,7 +15,7 @@ class Held:
 
     def __init__(self, intake: "Intake", size: int) -> None:
         self._intake, self.size, self.received = intake, size, 0
-        self._limit = asyncio.timeout(None)
+        self._begun, self._limit = 0.0, asyncio.timeout(None)
         self._gave_way = False
 
     def shrink(self, size: int) -> None:
@@ -27,6 +27,7 @@ class Held:
     async def arriving(self) -> AsyncIterator[None]:
         """Limits the time in which the body arrives. Raises ReceiptTimeout, or Overloaded if it gives way."""
         timeout_s = self._intake.timeout_s
+        self._begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_s) as self._limit:
                 self._intake.arriving[self] = None
@@ -41,12 +42,10 @@ class Held:
 
     def is_slow(self) -> bool:
         """Whether the body, at its rate until now, will not be complete in time."""
-        due = self._limit.when()
-        if due is None or self._gave_way or self._limit.expired():
-            return False
-        timeout_s = self._intake.timeout_s
-        age = timeout_s - (due - asyncio.get_running_loop().time())
-        return age > _GRACE_S and self.received * timeout_s < self.size * age
+        if self._gave_way or self._limit.expired():
+            return False  # it ends anyway
+        age = asyncio.get_running_loop().time() - self._begun
+        return age > GRACE_S and self.received * self._intake.timeout_s < self.size * age
 
     def give_way(self) -> None:
         """End the request: its body is slow, and its bytes are needed."""
@@ -141,7 +140,7 @@ class Intake:
                     self._freed.clear()
                     self._end_slow(size - self._free)
                     with suppress(TimeoutError):  # others become slow
-                        await asyncio.wait_for(self._freed.wait(), _GRACE_S)
+                        await asyncio.wait_for(self._freed.wait(), GRACE_S)
                 self._free -= size
         except TimeoutError:
             raise Overloaded("the space for request bodies is in use") from None

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing
 
 import grpc
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.app import _OTHER_CALLS
-from service.wire.pb import pose_pb2, pose_pb2_grpc
+from service.wire.pb import openinference_pb2, openinference_pb2_grpc, pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import call, post, until
 from tests.support.clients import JPEG
 from tests.support.service import Launch, Service, resident_bytes
@@ -58,13 +59,22 @@ async def test_a_body_that_arrives_takes_no_place(
     await until(lambda: service.metric("pose_in_flight", api=api) == 0)
 
 
-async def test_without_a_free_place_a_head_is_refused_after_its_body(launch: Launch, photo: bytes) -> None:
+@asynccontextmanager
+async def without_a_free_place(launch: Launch, photo: bytes) -> AsyncIterator[Service]:
+    """A service whose only place is taken while this is open; then the photo that has it is answered."""
     service = launch(worker="process", max_images=1)
     (worker,) = psutil.Process(service.process.pid).children()
     worker.suspend()
     with closing(opened(service, "/v1/poses", "image/jpeg", len(photo))) as first:
         first.sendall(photo)
         await asyncio.sleep(0.5)
+        yield service
+        worker.resume()
+        assert first.recv(12) == b"HTTP/1.1 200"
+
+
+async def test_without_a_free_place_a_head_is_refused_after_its_body(launch: Launch, photo: bytes) -> None:
+    async with without_a_free_place(launch, photo) as service:
         with closing(opened(service, "/v1/poses", "image/jpeg", 100_000)) as second:
             await asyncio.sleep(0.3)
             second.sendall(b"\0" * 50_000)  # whose refusal is not lost to a reset
@@ -73,24 +83,29 @@ async def test_without_a_free_place_a_head_is_refused_after_its_body(launch: Lau
             answer = second.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in answer
-        assert await call(service, photo) == grpc.StatusCode.RESOURCE_EXHAUSTED
-        worker.resume()
-        assert first.recv(12) == b"HTTP/1.1 200"
+
+
+async def test_without_a_free_place_grpc_calls_are_refused(launch: Launch, photo: bytes) -> None:
+    async with (
+        without_a_free_place(launch, photo) as service,
+        grpc.aio.insecure_channel(service.grpc) as channel,
+    ):
+        v1 = pose_pb2_grpc.PoseServiceStub(channel)
+        v2 = openinference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for refused in (
+            v1.Estimate(pose_pb2.EstimateRequest(image=photo)),
+            v2.ModelInfer(openinference_pb2.ModelInferRequest(model_name="lgm-pose")),
+        ):
+            assert await refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_client_that_waits_for_leave_to_send_is_refused_at_once(launch: Launch, photo: bytes) -> None:
-    service = launch(worker="process", max_images=1)
-    (worker,) = psutil.Process(service.process.pid).children()
-    worker.suspend()
-    with closing(opened(service, "/v1/poses", "image/jpeg", len(photo))) as first:
-        first.sendall(photo)
-        await asyncio.sleep(0.5)
+    async with without_a_free_place(launch, photo) as service:
         host, port = service.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as second:
             head = HEAD.format(path="/v1/poses", kind="image/jpeg", length=1000).removesuffix("\r\n")
             second.sendall(head.encode() + b"expect: 100-continue\r\n\r\n")
             assert second.recv(12) == b"HTTP/1.1 429"
-        worker.resume()
 
 
 async def test_memory_for_bodies_is_waited_for_in_turn(launch: Launch, photo: bytes) -> None:
@@ -166,9 +181,8 @@ async def test_hosts_take_turns_for_memory(launch: Launch, photo: bytes) -> None
         transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
         async with httpx.AsyncClient(base_url=service.url, transport=transport, timeout=30) as http:
             assert (await http.post("/v1/poses", content=photo, headers=JPEG)).status_code == 200
-        assert (
-            sum(call.done() for call in silent) < 10
-        )  # in order of arrival all would have been served before
+        # in order of arrival all of them would have had their turn before
+        assert sum(call.done() for call in silent) < 10
         for call in silent:
             call.cancel()
 

@@ -16,11 +16,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api.http.problem import pose_problem, problem
+from service.api.intake import GRACE_S
 from service.errors import ConfigError, MalformedBody, ReceiptTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
 _SLOW_BODY = 4096  # bytes a second
-_GRACE_S = 1.0  # in which no body is slow
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class PatientHttp(HttpToolsProtocol):
         """Whether the body arrives slowly, although the service reads it."""
         age = self.loop.time() - self._body_begun
         held_back = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        return age > _GRACE_S and self._body_bytes < _SLOW_BODY * age and not held_back
+        return age > GRACE_S and self._body_bytes < _SLOW_BODY * age and not held_back
 
     def _expire(self) -> None:
         if self._in_head and not self.transport.get_write_buffer_size():
