@@ -6,7 +6,7 @@ import numpy as np
 
 from model.keypoints import COCO, Skeleton
 from service.streaming.smoothing import Doubles, OneEuroFilter
-from service.streaming.tracking import Track, Tracker, box_areas, oks
+from service.streaming.tracking import BRIDGED_S, Track, Tracker, box_areas, oks
 from service.types import Boxes, Person, TrackedPerson
 
 _SAME = 0.8  # OKS above which two boxes hold the same person
@@ -17,7 +17,8 @@ class Camera:
     """Turns the persons of each frame of a camera into tracked ones.
 
     detect_every: the detector runs at least on one frame in `detect_every`. On the other frames the boxes
-    come from the keypoints of the last frame, as long as no track is lost or uncertain.
+    come from the keypoints of the last frame, unless a track is lost or uncertain, or that frame is older
+    than a track lasts without a person.
     """
 
     def __init__(self, *, smoothing: bool, detect_every: int, skeleton: Skeleton = COCO) -> None:
@@ -37,7 +38,10 @@ class Camera:
         """
         if self._uncertain or not self._seen or self._followed + 1 >= self._detect_every:
             return None
-        boxes = [track.moved_to(self._since_first(time)).box for track in self._seen]
+        now = self._since_first(time)
+        if now - self._time > BRIDGED_S:
+            return None
+        boxes = [track.moved_to(now).box for track in self._seen]
         scores = [track.box_score for track in self._seen]
         return Boxes(np.stack(boxes), np.array(scores, np.float32))
 

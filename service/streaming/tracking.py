@@ -16,8 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, keypoint_score
 from service.types import Floats, Person
 
+BRIDGED_S = 1.5  # a longer occlusion ends a track
 _MIN_SIMILARITY = 0.2  # below it a person matches no track
-_BRIDGED_S = 1.5  # a longer occlusion ends a track
 _EXTRAPOLATED_S = 1.0  # longest extrapolation of the velocity
 _SPEED_SHARE = 0.4  # weight of the newest velocity in the mean
 _CONFIRMED_AFTER = 3  # sightings before a track gets an id, so single false detections get none
@@ -92,7 +92,7 @@ class Tracker:
         Track ids count from 1 and are not reused. A person found in a track's box that matches no track has
         none.
         """
-        old = [track for track in self.tracks.values() if time - track.seen <= _BRIDGED_S]
+        old = [track for track in self.tracks.values() if time - track.seen <= BRIDGED_S]
         assigned = _assign([track.moved_to(time) for track in old], persons, self._skeleton)
         found: list[Track | None] = []
         for index, person in enumerate(persons):

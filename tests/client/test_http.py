@@ -5,6 +5,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -41,12 +42,13 @@ class Closing:
         answered = threading.Event()
 
         def back() -> None:
-            while data := service.recv(65_536):
-                client.sendall(data)
-                answered.set()
+            with suppress(OSError):  # either connection may be closed
+                while data := service.recv(65_536):
+                    client.sendall(data)
+                    answered.set()
 
         threading.Thread(target=back, daemon=True).start()
-        with client, service:
+        with client, service, suppress(OSError):
             while data := client.recv(65_536):
                 if answered.is_set():  # the head of a second request
                     self.closed += 1

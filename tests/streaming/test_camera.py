@@ -41,6 +41,15 @@ def test_without_tracks_the_detector_runs() -> None:
     assert camera.boxes(0.1) is None
 
 
+@pytest.mark.parametrize("step", [1.4, 1.6, 60.0])
+def test_persons_of_a_slow_camera_are_found_on_each_frame(step: float) -> None:
+    camera = Camera(smoothing=False, detect_every=100)
+    for number in range(4):
+        detected = camera.boxes(number * step) is None
+        assert detected is (number == 0 or step > 1.5)
+        assert len(camera.update([person(100)], number * step, detected=detected)) == 1
+
+
 @pytest.mark.parametrize("detected", [True, False])
 def test_persons_keep_their_order_and_scores(detected: bool) -> None:
     camera = Camera(smoothing=True, detect_every=2)
