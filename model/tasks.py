@@ -48,7 +48,6 @@ class PoseTask:
 
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         """See Task: a scalar."""
-        network.train()
         batch = self.crops.batch(step, n, seed)
         if self.teacher:
             batch = distil(batch, self.teacher(batch.images))
@@ -82,7 +81,6 @@ class DetectorTask:
     def loss(self, network: nn.Module, step: int, n: int, seed: int) -> Tensor:
         """See Task: a scalar."""
         assert isinstance(network, detector.PersonDetector)
-        network.train()
         images = self.photos.batch(step, n, seed)
         with half(self.device):
             boxes, logits = network.predict(images)

@@ -45,6 +45,9 @@ class TrainConfig:
     minutes: float = _option(0.0, "length of the whole run, with its resumed parts; 0: train for --epochs")
     epochs: int = _option(0, "length of the run in passes over the data, if --minutes is 0")
     batch: int = _option(16, "images of a step")
+    chunk: int = _option(
+        0, "images that are run at once, with fixed statistics of BatchNorm; 0: those of a worker's part"
+    )
     optimizer: str = _option("muon", "optimizer", "muon", "adamw", "adam")
     lr: float = _option(1e-3, "learning rate")
     backbone_lr_factor: float = _option(0.1, "factor on the learning rate of the backbone")
@@ -96,6 +99,7 @@ class Run:
         self.folder = Path(config.run or f"runs/{config.task}")
         self.network = task.network
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        _prepare(self.network, fixed_statistics=config.chunk > 0)
         self.optimizer = _optimizer(config, self.network)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.workers = ThreadPoolExecutor(
@@ -160,11 +164,18 @@ class Run:
         return value
 
     def _share(self, worker: int) -> tuple[float, tuple[Tensor, ...]]:
-        """Loss and gradients of a worker's part of the batch."""
+        """Loss and gradients of a worker's part of the batch, the means of its chunks."""
         config = self.config
-        part = self.step * config.workers + worker
-        loss = self.task.loss(self.network, part, config.batch // config.workers, config.seed)
-        return loss.item(), torch.autograd.grad(loss, self.parameters)
+        share = config.batch // config.workers
+        chunk = config.chunk or share
+        chunks = share // chunk
+        first = (self.step * config.workers + worker) * chunks
+        total, gradients = 0.0, [torch.zeros_like(parameter) for parameter in self.parameters]
+        for part in range(first, first + chunks):
+            loss = self.task.loss(self.network, part, chunk, config.seed) / chunks
+            total += loss.item()
+            torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
+        return total, tuple(gradients)
 
     def _average_weights(self) -> None:
         decay = min(self.config.ema, self.step / (self.step + 10))
@@ -176,6 +187,13 @@ class Run:
                     mine.lerp_(theirs, 1 - decay)
                 else:
                     mine.copy_(theirs)
+
+
+def _prepare(network: nn.Module, *, fixed_statistics: bool) -> None:
+    """Set training mode. fixed_statistics: BatchNorm uses its running statistics and does not change them."""
+    for module in network.train().modules():
+        if fixed_statistics and isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _limit_threads(threads: int) -> None:
@@ -272,6 +290,12 @@ def parse(arguments: list[str] | None = None) -> TrainConfig:
         parser.error(f"--share {config.share} is not above 0 and at most 1")
     if config.workers < 1 or config.batch < 1 or config.batch % config.workers:
         parser.error(f"--batch {config.batch} is not a multiple of --workers {config.workers}")
+    if config.chunk and not config.init:
+        parser.error("--chunk needs --init: the statistics of BatchNorm come from trained weights")
+    if config.chunk < 0 or (config.chunk and config.batch // config.workers % config.chunk):
+        parser.error(
+            f"--chunk {config.chunk} does not divide the {config.batch // config.workers} images of a worker"
+        )
     for root in map(Path, config.data.split(",")):
         if root.is_dir() and layout(root) == "mpii":
             parser.error(f"--data {root}: MPII is for evaluation only: its 16 joints are not COCO's")

@@ -79,6 +79,22 @@ def test_workers_share_a_batch_on_the_same_weights(shards: Path, tmp_path: Path)
     assert run.step == 1
 
 
+def test_chunks_share_a_batch_and_leave_the_statistics_of_batch_norm(shards: Path, tmp_path: Path) -> None:
+    """Four chunks give the mean of their losses and gradients, each with the running statistics."""
+    chunked = replace(config(shards, tmp_path), batch=4, chunk=1)
+    run = Run(chunked, make_task(chunked))
+    statistics = {name: value.clone() for name, value in run.network.named_buffers()}
+    losses = [run.task.loss(run.network, part, 1, chunked.seed) for part in range(4)]
+    expected = torch.autograd.grad(sum(losses) / 4, run.parameters)
+    value, gradients = run._share(0)
+    assert value == pytest.approx(sum(loss.item() for loss in losses) / 4, rel=1e-4)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    run.advance()
+    for name, before in statistics.items():
+        assert torch.equal(dict(run.network.named_buffers())[name], before), name
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -> None:
     tiny = config(shards, tmp_path)
     run = Run(tiny, make_task(tiny))
@@ -133,6 +149,23 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(
     with pytest.raises(SystemExit):
         parse(["--minutes", "1", "--batch", str(batch), "--workers", str(workers)])
     assert f"--batch {batch} is not a multiple of --workers {workers}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--init x --batch 8 --chunk 3", "--chunk 3 does not divide the 8 images of a worker"),
+        ("--init x --batch 8 --workers 2 --chunk 8", "--chunk 8 does not divide the 4 images of a worker"),
+        ("--init x --chunk -1", "--chunk -1 does not divide"),
+        ("--chunk 4", "--chunk needs --init"),
+    ],
+)
+def test_a_chunk_that_does_not_fit_is_refused(
+    options: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--minutes", "1", *options.split()])
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", ["0", "-0.5", "1.5", "nan"])
