@@ -10,7 +10,7 @@ import numpy as np
 from model.artefact import DetectorMetadata, Metadata, PoseMetadata
 from model.topdown import Detector, PoseEstimator
 from service.inference.persons import find_boxes, find_persons
-from service.inference.runtime import Files, Runtime, Session, open_session
+from service.inference.runtime import Files, Runtime, Session, SpreadSession, open_session
 from service.types import InferenceInput, InferenceResult, Model, Models, Options
 
 
@@ -81,12 +81,18 @@ def open_pipeline(files: Files | Path, *, threads: int, runtime: Runtime = "auto
     """
     if isinstance(files, Path):
         files = Files.of(files)
-    alone = _open(files, threads, runtime)
-    return Pipeline(alone, alone if alone.batches or threads == 1 else _open(files, 1, runtime))
+    detector, pose = _open(files, threads, runtime)
+    if pose.batches or threads == 1:
+        alone = Networks(detector, pose)
+        return Pipeline(alone, alone)
+    single_detector, single_pose = _open(files, 1, runtime)
+    spread = SpreadSession(pose, single_pose, threads=threads)
+    return Pipeline(Networks(detector, spread), Networks(single_detector, single_pose))
 
 
-def _open(files: Files, threads: int, runtime: Runtime) -> Networks:
-    return Networks(
-        detector=open_session(files.detector, "detector", threads=threads, runtime=runtime),
-        pose=open_session(files.pose, "pose", threads=threads, runtime=runtime),
+def _open(files: Files, threads: int, runtime: Runtime) -> tuple[Session, Session]:
+    """The sessions of the detector and of the pose network."""
+    return (
+        open_session(files.detector, "detector", threads=threads, runtime=runtime),
+        open_session(files.pose, "pose", threads=threads, runtime=runtime),
     )

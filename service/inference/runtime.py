@@ -1,6 +1,7 @@
 """Sessions that run an ONNX file."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,6 +104,32 @@ class TorchSession:
             self.run = TorchNetwork(weights, task, threads=threads).run
         except (ImportError, OSError, KeyError, RuntimeError, ValueError) as error:
             raise ArtefactError(f"{weights}: torch cannot run it: {_first_line(error)}") from error
+
+
+class SpreadSession:
+    """A network on several processors: several images run at the same time, a few share the processors.
+
+    An image on each processor takes less time than one image after the other on all of them, because threads
+    that share an image wait for each other at each operation.
+    """
+
+    batches = False
+
+    def __init__(self, shared: Session, single: Session, *, threads: int) -> None:
+        """shared: runs each operation on `threads` threads; single: the same network, on one."""
+        self._shared, self._single, self._threads = shared, single, threads
+        self._pool = ThreadPoolExecutor(threads)
+        self.metadata, self.runtime = shared.metadata, shared.runtime
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        """See Session: images (N, H, W, 3), outputs (N, ...)."""
+        apart = len(images) - len(images) % self._threads
+        if len(images) - apart > self._threads / 2:
+            apart = len(images)
+        parts = [*self._pool.map(self._single.run, images[:apart, None])]
+        if apart < len(images):
+            parts.append(self._shared.run(images[apart:]))
+        return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "auto") -> Session:

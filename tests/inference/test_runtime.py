@@ -1,5 +1,7 @@
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import cv2
 import numpy as np
@@ -10,8 +12,8 @@ from service.errors import ArtefactError
 from service.inference import runtime
 from service.inference.openvino_session import OpenVinoSession
 from service.inference.pipeline import open_pipeline
-from service.inference.runtime import OnnxSession, open_session
-from service.types import InferenceInput, Options
+from service.inference.runtime import OnnxSession, SpreadSession, open_session
+from service.types import Floats, Image, InferenceInput, Options
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
 SHAPES = {"pose": (256, 192, 3), "detector": (384, 384, 3)}
@@ -43,6 +45,55 @@ def test_calls_at_the_same_time_get_their_own_answers(kind: type[OnnxSession | O
     for one, other in zip(alone, together, strict=True):
         for output, expected in zip(one, other, strict=True):
             np.testing.assert_array_equal(output, expected)
+
+
+class Numbered:
+    """A session whose outputs are the images' numbers; it records the length of each run.
+
+    together: as many runs must be in progress at the same time, or each fails.
+    """
+
+    metadata: Mapping[str, str] = {"version": "1"}
+    batches = False
+    runtime = "none"
+
+    def __init__(self, together: int = 1) -> None:
+        self.runs: list[int] = []
+        self._all_here = Barrier(together, timeout=10)
+
+    def run(self, images: Image) -> tuple[Floats, ...]:
+        self._all_here.wait()
+        self.runs.append(len(images))
+        return images[:, 0, 0, 0].astype(np.float32), images[:, 0, 0].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("threads", "images", "apart", "shared"),
+    [(2, 1, 0, 1), (2, 2, 2, 0), (2, 3, 2, 1), (4, 2, 0, 2), (4, 3, 3, 0), (4, 4, 4, 0), (4, 6, 4, 2)],
+)
+def test_images_run_at_the_same_time_and_a_few_share_the_processors(
+    threads: int, images: int, apart: int, shared: int
+) -> None:
+    all_threads, one_thread = Numbered(), Numbered(together=min(threads, apart) or 1)
+    session = SpreadSession(all_threads, one_thread, threads=threads)
+    batch = np.arange(images * 6, dtype=np.uint8).reshape(images, 1, 2, 3)
+    numbers, pixels = session.run(batch)
+    np.testing.assert_array_equal(numbers, batch[:, 0, 0, 0])
+    np.testing.assert_array_equal(pixels, batch[:, 0, 0])
+    assert (one_thread.runs, all_threads.runs) == ([1] * apart, [shared] if shared else [])
+
+
+def test_a_failure_of_one_of_several_images_is_raised() -> None:
+    class Failing(Numbered):
+        def run(self, images: Image) -> tuple[Floats, ...]:
+            if images.max() > 3:
+                raise ValueError("too bright")
+            return super().run(images)
+
+    session = SpreadSession(Numbered(), Failing(), threads=2)
+    with pytest.raises(ValueError, match="too bright"):
+        session.run(np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * 2)
+    assert len(session.run(np.zeros((4, 1, 1, 1), np.uint8))[0]) == 4
 
 
 def test_openvino_and_onnxruntime_find_the_same_persons() -> None:
