@@ -5,7 +5,7 @@ pixel centre.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,10 @@ class TrackedPerson(Person):
     """A person with an id that stays the same from frame to frame of a camera."""
 
     track_id: int
+
+
+#: What is known of the persons in an image before the networks run: nothing, their boxes, or everything.
+Known: TypeAlias = "Boxes | tuple[Person, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)

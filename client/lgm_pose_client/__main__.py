@@ -80,6 +80,7 @@ def _stream(given: list[str], prog: str) -> None:
         tracking=not chosen.no_tracking,
         smoothing=not (chosen.no_tracking or chosen.no_smoothing),
         detect_every=chosen.detect_every,
+        skip_unchanged=chosen.skip_unchanged,
     )
     work = run_stream(
         chosen.source,
@@ -119,6 +120,11 @@ def _stream_parser(prog: str) -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="run the detector at least on one frame in N [1]",
+    )
+    parser.add_argument(
+        "--skip-unchanged",
+        action="store_true",
+        help="do not run the networks on a frame that shows the same as an earlier one",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="also write a video with skeletons")
     parser.add_argument(

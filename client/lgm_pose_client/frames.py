@@ -29,7 +29,8 @@ class StreamConfig:
 
     camera_id: the stream's name in the service's log. tracking: persons get ids. smoothing: keypoints without
     jitter. detect_every: the detector runs at least on one frame in this number. smoothing and a detect_every
-    above 1 need tracking. Raises ValueError.
+    above 1 need tracking. skip_unchanged: a frame that shows the same as an earlier one gets its persons
+    without the networks. Raises ValueError.
     """
 
     options: Options = field(default_factory=Options)
@@ -38,6 +39,7 @@ class StreamConfig:
     tracking: bool = False
     smoothing: bool = False
     detect_every: int = 1
+    skip_unchanged: bool = False
 
     def __post_init__(self) -> None:
         if not self.tracking and (self.smoothing or self.detect_every > 1):

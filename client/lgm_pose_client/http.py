@@ -251,6 +251,7 @@ def _video(config: StreamConfig | None) -> dict[str, Any]:
             "tracking": chosen.tracking,
             "smoothing": chosen.smoothing,
             "detect_every": chosen.detect_every,
+            "skip_unchanged": chosen.skip_unchanged,
         },
         "headers": {"content-type": "video/*"},
     }

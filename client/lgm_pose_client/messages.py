@@ -23,6 +23,7 @@ def config_message(config: StreamConfig) -> pose_pb2.EstimateStreamRequest:
             tracking=config.tracking,
             smoothing=config.smoothing,
             detect_every=config.detect_every,
+            skip_unchanged=config.skip_unchanged,
         )
     )
 

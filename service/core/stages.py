@@ -16,27 +16,27 @@ from service.core.drawing import draw
 from service.core.image import decode, read_size
 from service.core.memory import PixelMemory
 from service.errors import PoseError
-from service.types import Boxes, InferenceInput, InferenceResult, Options, Picture
+from service.types import Image, InferenceInput, InferenceResult, Known, Options, Person, Picture
 
 _DECODED_IMAGES = 4  # images of the largest allowed size; bounds the memory of decoded images
 
 
-def _detect() -> None:
-    """No boxes: the detector finds the persons."""
+def _nothing(_: Image) -> None:
+    """Nothing is known: the networks find the persons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """An image to work on.
 
-    arrived: when it came, in seconds of `perf_counter`. boxes: where the persons are, called by the runner
-    that takes the image; None calls the detector. drawn: whether the answer has a drawing.
+    arrived: when it came, in seconds of `perf_counter`. known: what is known of the persons; the runner
+    calls it with the decoded image. drawn: whether the answer has a drawing.
     """
 
     picture: Picture
     options: Options
     arrived: float
-    boxes: Callable[[], Boxes | None] = _detect
+    known: Callable[[Image], Known] = _nothing
     drawn: bool = False
 
 
@@ -53,6 +53,14 @@ class Done:
     begun: float
     decoded: float
     drawing: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A decoded image whose persons are known."""
+
+    image: Image
+    persons: tuple[Person, ...]
 
 
 class Infer(Protocol):
@@ -95,19 +103,24 @@ class Stages:
     def _run(self, jobs: Sequence[Job], pixels: Sequence[int | PoseError]) -> list[Done | PoseError]:
         begun = perf_counter()
         each_of = map if len(jobs) == 1 else self._decoders.map
-        found: list[InferenceInput | PoseError] = [*each_of(_frame, jobs, pixels)]
+        found: list[InferenceInput | _Found | PoseError] = [*each_of(_frame, jobs, pixels)]
         decoded = perf_counter()
         frames = [each for each in found if isinstance(each, InferenceInput)]
         estimates = self._infer(frames, alone=self._running == 1) if frames else ()
         if len(estimates) != len(frames):
             raise RuntimeError(f"{len(estimates)} results of {len(frames)} frames")
         each_estimate = iter(estimates)
-        return [
-            each
-            if isinstance(each, PoseError)
-            else self._done(job, each, next(each_estimate), begun, decoded)
-            for job, each in zip(jobs, found, strict=True)
-        ]
+        done: list[Done | PoseError] = []
+        for job, each in zip(jobs, found, strict=True):
+            match each:
+                case InferenceInput(image):
+                    done.append(self._done(job, image, next(each_estimate), begun, decoded))
+                case _Found(image, persons):
+                    estimate = InferenceResult(persons, crops=0, detect=0, pose=0)
+                    done.append(self._done(job, image, estimate, begun, decoded))
+                case PoseError():
+                    done.append(each)
+        return done
 
     def _pixels(self, job: Job) -> int | PoseError:
         """The number of pixels from the header, or the error of the image."""
@@ -117,11 +130,9 @@ class Stages:
             return error
         return width * height
 
-    def _done(
-        self, job: Job, frame: InferenceInput, estimate: InferenceResult, begun: float, decoded: float
-    ) -> Done:
-        height, width = frame.image.shape[:2]
-        drawing = draw(frame.image, estimate.persons, self._skeleton) if job.drawn else b""
+    def _done(self, job: Job, image: Image, estimate: InferenceResult, begun: float, decoded: float) -> Done:
+        height, width = image.shape[:2]
+        drawing = draw(image, estimate.persons, self._skeleton) if job.drawn else b""
         return Done(width, height, estimate, begun, decoded, drawing)
 
     def _count(self, change: int) -> None:
@@ -129,11 +140,13 @@ class Stages:
             self._running += change
 
 
-def _frame(job: Job, pixels: int | PoseError) -> InferenceInput | PoseError:
-    """The decoded image, or its error."""
+def _frame(job: Job, pixels: int | PoseError) -> InferenceInput | _Found | PoseError:
+    """The decoded image, with its persons if they are known, or its error."""
     if isinstance(pixels, PoseError):
         return pixels
     try:
-        return InferenceInput(decode(job.picture, job.options.rotate), job.options, job.boxes())
+        image = decode(job.picture, job.options.rotate)
+        known = job.known(image)
     except PoseError as error:
         return error
+    return _Found(image, known) if isinstance(known, tuple) else InferenceInput(image, job.options, known)

@@ -28,7 +28,8 @@ class Policy(StrEnum):
 class StreamConfig:
     """The config of a stream.
 
-    smoothing and a detect_every above 1 need tracking. Raises InvalidArgument.
+    smoothing and a detect_every above 1 need tracking. skip_unchanged: a frame that shows the same as the
+    last one in which the detector looked for persons gets its persons again. Raises InvalidArgument.
     """
 
     options: Options = field(default_factory=Options)
@@ -37,6 +38,7 @@ class StreamConfig:
     tracking: bool = False
     smoothing: bool = False
     detect_every: int = 1
+    skip_unchanged: bool = False
 
     def __post_init__(self) -> None:
         if not _CAMERA_ID.fullmatch(self.camera_id):

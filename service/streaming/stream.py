@@ -28,7 +28,8 @@ from service.streaming.frames import (
     StreamConfig,
     StreamFrame,
 )
-from service.types import Boxes, Poses
+from service.streaming.scene import Scene, view_of
+from service.types import Image, Known, Poses
 
 logger = logging.getLogger(__name__)
 WINDOW = 4  # frames of a stream in the service under Policy.ALL, with their images
@@ -47,6 +48,7 @@ class _Entry:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     detected: bool = True  # its boxes come from the detector
+    view: Image | None = None  # to be kept with its persons
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +84,7 @@ class Stream:
         self._camera = Camera(
             smoothing=config.smoothing, detect_every=config.detect_every, skeleton=estimator.skeleton
         )
+        self._scene = Scene() if config.skip_unchanged else None
         self._entries: deque[_Entry] = deque()  # frames without an answer, in order
         self._works: deque[_Work] = deque()  # of the frames that are neither answered nor dropped, in order
         self._limit = WINDOW if config.policy is Policy.ALL else _MAX_WAITING
@@ -144,7 +147,7 @@ class Stream:
     def _enter(self, frame: StreamFrame) -> None:
         time = asyncio.get_running_loop().time() if frame.timestamp is None else frame.timestamp
         entry = _Entry(frame.frame_id, frame.timestamp, time, perf_counter())
-        job = Job(frame.picture, self._config.options, entry.arrived, partial(self._boxes, entry))
+        job = Job(frame.picture, self._config.options, entry.arrived, partial(self._known, entry))
         if self._config.policy is Policy.ALL:
             self._works.append(_Work(entry, job))
             self._start(self._works[-1])
@@ -199,6 +202,8 @@ class Stream:
             finally:
                 entry = work.entry  # a newer frame may have replaced it
                 access.since = entry.arrived
+            if self._scene is not None and entry.view is not None and entry.detected:
+                self._scene.keep(entry.view, poses.persons, entry.arrived)
             await _finished(before)
             if self._config.tracking:
                 update = partial(self._camera.update, poses.persons, entry.time, detected=entry.detected)
@@ -208,10 +213,15 @@ class Stream:
             access.poses = [poses]
         return poses
 
-    def _boxes(self, entry: _Entry) -> Boxes | None:
-        """The boxes of a frame; a runner calls it when it takes the frame. Raises InvalidArgument."""
+    def _known(self, entry: _Entry, image: Image) -> Known:
+        """What is known of the persons; a runner calls it with the frame's image. Raises InvalidArgument."""
         if not math.isfinite(entry.time):
             raise InvalidArgument("the timestamp is not a finite number")
+        if self._scene is not None:
+            view = view_of(image)
+            if (persons := self._scene.persons(view, entry.arrived)) is not None:
+                return persons
+            entry.view = view
         if self._config.detect_every == 1:
             return None
         boxes = self._camera.boxes(entry.time)

@@ -65,6 +65,7 @@ def read_config(message: pose_pb2.StreamConfig) -> StreamConfig:
         tracking=message.tracking,
         smoothing=message.smoothing,
         detect_every=message.detect_every or 1,
+        skip_unchanged=message.skip_unchanged,
     )
 
 

@@ -27,6 +27,12 @@ class VideoQuery(OptionsQuery):
             description="the detector runs at least on one frame in this number; above 1 it needs tracking",
         ),
     ] = 1
+    skip_unchanged: Annotated[
+        bool,
+        Field(
+            description="a frame that shows the same as an earlier one gets its persons without the networks"
+        ),
+    ] = False
 
     def config(self) -> StreamConfig:
         """The stream's config. Raises InvalidArgument."""
@@ -36,6 +42,7 @@ class VideoQuery(OptionsQuery):
             tracking=self.tracking,
             smoothing=self.smoothing,
             detect_every=self.detect_every,
+            skip_unchanged=self.skip_unchanged,
         )
 
 

@@ -129,20 +129,22 @@ class EstimateStreamRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("options", "camera_id", "policy", "tracking", "smoothing", "detect_every")
+    __slots__ = ("options", "camera_id", "policy", "tracking", "smoothing", "detect_every", "skip_unchanged")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TRACKING_FIELD_NUMBER: _ClassVar[int]
     SMOOTHING_FIELD_NUMBER: _ClassVar[int]
     DETECT_EVERY_FIELD_NUMBER: _ClassVar[int]
+    SKIP_UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     options: Options
     camera_id: str
     policy: Policy
     tracking: bool
     smoothing: bool
     detect_every: int
-    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ..., camera_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, str]] = ..., tracking: bool = ..., smoothing: bool = ..., detect_every: _Optional[int] = ...) -> None: ...
+    skip_unchanged: bool
+    def __init__(self, options: _Optional[_Union[Options, _Mapping]] = ..., camera_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, str]] = ..., tracking: bool = ..., smoothing: bool = ..., detect_every: _Optional[int] = ..., skip_unchanged: bool = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("frame_id", "image", "raw", "timestamp")
