@@ -41,7 +41,7 @@ def post(service: Service, image: bytes) -> None:
 
 def stream(service: Service, image: bytes) -> None:
     def requests() -> Iterator[pose_pb2.EstimateStreamRequest]:
-        yield pose_pb2.EstimateStreamRequest(config=pose_pb2.StreamConfig(tracking=True))
+        yield pose_pb2.EstimateStreamRequest(config=pose_pb2.StreamConfig(tracking=True, skip_unchanged=True))
         yield pose_pb2.EstimateStreamRequest(frame=pose_pb2.Frame(frame_id=1, image=image))
 
     with grpc.insecure_channel(service.grpc) as channel:
