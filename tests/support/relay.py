@@ -32,7 +32,11 @@ class Relay:
                 client, _ = self._server.accept()
             except OSError:
                 return
-            service = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                service = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # it has ended
+                client.close()
+                continue
             self._sockets += [client, service]
             for source, sink in ((client, service), (service, client)):
                 threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()

@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 import av
 
@@ -45,7 +46,8 @@ class RtspCamera:
             except OSError:
                 return
             with viewer:
-                self._talk(viewer)
+                with suppress(OSError):  # the viewer may leave at any time
+                    self._talk(viewer)
                 if self._ending == "reset":
                     viewer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 elif self._ending == "silent":
