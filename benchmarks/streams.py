@@ -1,9 +1,10 @@
 """Frames per second of streams compared with the bare pipeline, in one run.
 
 `python -m benchmarks.streams VIDEO` streams the frames of a video over gRPC to a service that it starts:
-one camera with the detector on every frame and on one in five, then 1, 4 and 16 cameras together. Before
-and after each case, the same frames go through the pipeline in a bare loop; the figures are ratios to it,
-medians of the rounds. The accuracy lost by rarer detection is the mean OKS between the poses of both cases.
+one camera with the detector on every frame and on one in five, and with unchanged frames skipped, then 1, 4
+and 16 cameras together. A still camera sends the first frame all the time, each with other noise. Before and
+after each case, the same frames go through the pipeline in a bare loop; the figures are ratios to it, medians
+of the rounds. The accuracy lost by an option is the mean OKS between the poses with and without it.
 """
 
 import asyncio
@@ -25,10 +26,11 @@ from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
 from service.streaming.tracking import box_areas, oks
 from service.types import InferenceInput
-from tests.support.service import Service
+from tests.support.service import Service, encode
 
 CAMERAS = (1, 4, 16)
 DETECT_EVERY = 5
+NOISE = 4  # standard deviation of a still camera's noise, of 255
 
 
 def bare_loop(pipeline: Pipeline, frames: list[StreamFrame], options: Options) -> float:
@@ -48,6 +50,16 @@ async def stream(address: str, frames: list[StreamFrame], config: StreamConfig) 
 
     async with AsyncGrpcClient(address) as client:
         return [answer async for answer in client.stream(camera(), config)]
+
+
+def still_camera(frame: StreamFrame, count: int) -> list[StreamFrame]:
+    """The frame `count` times as a JPEG, each with other noise."""
+    picture, rng = decode(frame.picture), np.random.default_rng(0)
+    noisy = (picture + rng.normal(0, NOISE, picture.shape) for _ in range(count))
+    return [
+        StreamFrame(number, encode(each.clip(0, 255).astype(np.uint8), ".jpg"))
+        for number, each in enumerate(noisy)
+    ]
 
 
 async def together(address: str, frames: list[StreamFrame], config: StreamConfig, cameras: int) -> float:
@@ -112,28 +124,39 @@ def main() -> None:
     plain = StreamConfig(options, Policy.ALL)
     every = StreamConfig(options, Policy.ALL, tracking=True)
     rare = StreamConfig(options, Policy.ALL, tracking=True, detect_every=DETECT_EVERY)
+    skip = StreamConfig(options, Policy.ALL, tracking=True, skip_unchanged=True)
+    still = still_camera(frames[0], len(frames))
     pipeline = open_pipeline(WEIGHTS, threads=chosen.threads)
     service = Service(weights=WEIGHTS, threads=chosen.threads)
     try:
 
-        def measure(config: StreamConfig, cameras: int = 1) -> dict[str, float]:
+        def measure(
+            config: StreamConfig, cameras: int = 1, *, seen: list[StreamFrame] = frames
+        ) -> dict[str, float]:
             return ratio(
-                lambda: asyncio.run(together(service.grpc, frames, config, cameras)),
-                lambda: bare_loop(pipeline, frames, options),
+                lambda: asyncio.run(together(service.grpc, seen, config, cameras)),
+                lambda: bare_loop(pipeline, seen, options),
                 chosen.rounds,
             )
+
+        def kept(config: StreamConfig, seen: list[StreamFrame]) -> dict[str, float]:
+            return agreement(*(asyncio.run(stream(service.grpc, seen, each)) for each in (every, config)))
 
         figures: dict[str, Any] = {
             "frames": len(frames),
             "one_camera": {
                 "detector_on_every_frame": measure(every),
                 f"detector_on_one_in_{DETECT_EVERY}": measure(rare),
+                "unchanged_frames_skipped": measure(skip),
+                "still,_detector_on_every_frame": measure(every, seen=still),
+                "still,_unchanged_frames_skipped": measure(skip, seen=still),
             },
             "cameras_together": {str(cameras): measure(plain, cameras) for cameras in CAMERAS},
-            "accuracy_of_rare_detection": agreement(
-                asyncio.run(stream(service.grpc, frames, every)),
-                asyncio.run(stream(service.grpc, frames, rare)),
-            ),
+            "accuracy": {
+                f"detector_on_one_in_{DETECT_EVERY}": kept(rare, frames),
+                "unchanged_frames_skipped": kept(skip, frames),
+                "still,_unchanged_frames_skipped": kept(skip, still),
+            },
         }
     finally:
         service.close()

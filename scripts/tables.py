@@ -191,17 +191,21 @@ def capacity_cores() -> str:
 
 
 def streams() -> str:
-    """Streams and the bare loop, and the accuracy of rarer detection."""
+    """Streams and the bare loop, and the accuracy that options cost."""
     _, about = result("streams")
     found = json.loads((RESULTS / "streams.json").read_text())
     one = {f"one, {name.replace('_', ' ')}": figures for name, figures in found["one_camera"].items()}
     cases = one | {f"{number}, no tracking": each for number, each in found["cameras_together"].items()}
     rows = ((name, each["frames_per_second"], each["times_bare"]) for name, each in cases.items())
-    rare = table(
-        ("one detection in 5, compared with one on every frame", ""),
-        ((name.replace("_", " "), value) for name, value in found["accuracy_of_rare_detection"].items()),
+    measures = "mean_oks", "found_of_reference", "persons_ratio"
+    accuracy = table(
+        ("compared with the detector on every frame", *(each.replace("_", " ") for each in measures)),
+        (
+            (name.replace("_", " "), *(each[measure] for measure in measures))
+            for name, each in found["accuracy"].items()
+        ),
     )
-    return f"{table(('cameras', 'frames/s', 'x bare loop'), rows)}\n\n{rare}\n\n{about}"
+    return f"{table(('cameras', 'frames/s', 'x bare loop'), rows)}\n\n{accuracy}\n\n{about}"
 
 
 def cameras_age() -> str:
