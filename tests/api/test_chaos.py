@@ -164,15 +164,12 @@ async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
             assert (await http.get("/healthz")).status_code == 200
             return (await http.get("/readyz")).status_code == 200
 
-        async def lost() -> bool:
-            return not await ready()
-
-        for _ in range(KILLS):
+        for kills in range(KILLS):
             good = load.good()
             await until(ready)
             await until(lambda good=good: _grown(load, good + 20))  # type: ignore[misc]
             os.kill(worker_of(service), signal.SIGKILL)
-            await until(lost)
+            await until(lambda kills=kills: _reported(statuses, kills + 1))  # type: ignore[misc]
         await until(ready)
         good = load.good()
         await until(lambda: _grown(load, good + 20))
@@ -185,6 +182,10 @@ async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
     assert service.metric("pose_queue_depth") == 0
     for image, known in known_answers(service, pixels).items():
         assert np.array_equal(known, load.images[image])
+
+
+async def _reported(statuses: list[int], losses: int) -> bool:
+    return statuses.count(health_pb2.HealthCheckResponse.NOT_SERVING) >= losses
 
 
 async def _grown(load: Load, count: int) -> bool:
