@@ -196,10 +196,11 @@ async def test_a_deadline_of_requests_kills_no_worker(launch: Launch, photo: byt
     service = launch(worker="process", slow=True, threads=1, request_timeout_s=0.05)
     worker = worker_of(service)
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
-        for _ in range(5):
+        codes = set()
+        for _ in range(5):  # a busy machine may wake the service only when all four answers are there
             posts = [http.post("/v1/poses", content=photo, headers=JPEG) for _ in range(4)]
-            codes = {response.status_code for response in await asyncio.gather(*posts)}
-            assert 504 in codes and codes <= {200, 504}
+            codes |= {response.status_code for response in await asyncio.gather(*posts)}
+        assert 504 in codes and codes <= {200, 504}
     assert worker_of(service) == worker
     assert service.metric("pose_worker_restarts_total") == 0
 
