@@ -1,6 +1,6 @@
 """Sessions that run an ONNX file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -49,6 +49,11 @@ class Session(Protocol):
         """The outputs float32 (N, ...) of images uint8 BGR (N, H, W, 3) of the network's input size."""
 
 
+def joined(runs: Sequence[tuple[Floats, ...]]) -> tuple[Floats, ...]:
+    """The outputs (N, ...) of several runs of a network, one after the other."""
+    return runs[0] if len(runs) == 1 else tuple(map(np.concatenate, zip(*runs, strict=True)))
+
+
 class OnnxSession:
     """A network that onnxruntime runs on the best available device.
 
@@ -68,10 +73,8 @@ class OnnxSession:
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session: images (N, H, W, 3), outputs (N, ...)."""
-        if self.batches or len(images) == 1:
-            return tuple(self._session.run(None, {self._input: images}))
-        each = [self._session.run(None, {self._input: image}) for image in images[:, None]]
-        return tuple(np.concatenate(outputs) for outputs in zip(*each, strict=True))
+        runs = [images] if self.batches else images[:, None]
+        return joined([tuple(self._session.run(None, {self._input: each})) for each in runs])
 
 
 def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -129,7 +132,7 @@ class SpreadSession:
         parts = [*self._pool.map(self._single.run, images[:apart, None])]
         if apart < len(images):
             parts.append(self._shared.run(images[apart:]))
-        return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+        return joined(parts)
 
 
 def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "auto") -> Session:

@@ -6,8 +6,8 @@ import numpy as np
 from service.types import Image, Person
 
 _CELLS = 64  # along the longer side of a frame
-# difference of a cell's mean colour, of 255. Noise of a standard deviation of 6 and JPEG stay below it; a
-# person who moves by 1/640 of the frame's width does not
+# difference of a cell's mean colour, of 255. On 67 photos of 512 pixels it is at most 7 between two JPEGs
+# with noise of a standard deviation of 4, and above 8 if any one of 248 persons moves by 2 pixels
 _LIMIT = 8
 _KEPT_S = 10.0  # then the networks run again, for example because they were replaced
 

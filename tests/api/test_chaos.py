@@ -164,12 +164,23 @@ async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
             assert (await http.get("/healthz")).status_code == 200
             return (await http.get("/readyz")).status_code == 200
 
-        for kills in range(KILLS):
+        async def seen_lost(kills: int) -> bool:
+            """Whether a client sees that the worker is lost before it is back."""
+            async with asyncio.timeout(120):
+                while statuses.count(health_pb2.HealthCheckResponse.SERVING) <= kills:
+                    if not await ready():
+                        return True
+                    await asyncio.sleep(0.01)
+            return False
+
+        kills = losses = 0
+        while losses < KILLS:
             good = load.good()
             await until(ready)
             await until(lambda good=good: _grown(load, good + 20))  # type: ignore[misc]
             os.kill(worker_of(service), signal.SIGKILL)
-            await until(lambda kills=kills: _reported(statuses, kills + 1))  # type: ignore[misc]
+            kills += 1
+            losses += await seen_lost(kills)
         await until(ready)
         good = load.good()
         await until(lambda: _grown(load, good + 20))
@@ -177,15 +188,11 @@ async def test_requests_to_a_killed_worker_fail_at_once_until_it_restarts(
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD | (load.outcomes.keys() & LOST)
     assert load.outcomes.keys() & LOST
-    assert statuses == [1, *[2, 1] * KILLS]
-    assert service.metric("pose_worker_restarts_total") == KILLS
+    assert statuses == [1, *[2, 1] * kills]
+    assert service.metric("pose_worker_restarts_total") == kills
     assert service.metric("pose_queue_depth") == 0
     for image, known in known_answers(service, pixels).items():
         assert np.array_equal(known, load.images[image])
-
-
-async def _reported(statuses: list[int], losses: int) -> bool:
-    return statuses.count(health_pb2.HealthCheckResponse.NOT_SERVING) >= losses
 
 
 async def _grown(load: Load, count: int) -> bool:
@@ -196,11 +203,11 @@ async def test_a_deadline_of_requests_kills_no_worker(launch: Launch, photo: byt
     service = launch(worker="process", slow=True, threads=1, request_timeout_s=0.05)
     worker = worker_of(service)
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
-        codes = set()
-        for _ in range(5):  # a busy machine may wake the service only when all four answers are there
-            posts = [http.post("/v1/poses", content=photo, headers=JPEG) for _ in range(4)]
-            codes |= {response.status_code for response in await asyncio.gather(*posts)}
-        assert 504 in codes and codes <= {200, 504}
+        for _ in range(5):
+            # work for 2 s: a busy machine may wake the service late, when the first answers are there
+            posts = [http.post("/v1/poses", content=photo, headers=JPEG) for _ in range(20)]
+            codes = {response.status_code for response in await asyncio.gather(*posts)}
+            assert 504 in codes and codes <= {200, 504}
     assert worker_of(service) == worker
     assert service.metric("pose_worker_restarts_total") == 0
 

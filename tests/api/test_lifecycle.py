@@ -220,14 +220,14 @@ async def test_clients_that_disconnect_leak_nothing_and_disturb_no_others(
 
 async def test_work_of_a_disconnected_client_is_dropped(launch: Launch, photo: bytes) -> None:
     service = launch(slow=True, threads=1)
-    writers = [await leave(service, photo) for _ in range(60)]
+    writers = [await leave(service, photo) for _ in range(20)]
     await until(lambda: service.metric("pose_in_flight", api="rest") > 10)
     for writer in writers:
         writer.close()
     await until(lambda: service.metric("pose_in_flight", api="rest") == 0)
     assert await post(service, photo) == 200
     assert service.metric("pose_requests_total", api="rest", code="499") > 0
-    assert service.metric("pose_batch_images_sum") < 60
+    assert service.metric("pose_batch_images_sum") < 20
 
 
 async def test_deadlines(launch: Launch, photo: bytes) -> None:
