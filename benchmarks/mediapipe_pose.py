@@ -1,8 +1,8 @@
 """MediaPipe Pose on files, for benchmarks.pipeline; needs mediapipe and nothing from this project.
 
-Each input line is a JSON list of paths of photos. The output is a line of JSON: the seconds and the CPU
-seconds of decoding and estimating them, and the persons of each photo: one or none, as 17 keypoints x, y in
-pixels and score, in COCO's order.
+Each input line is the path of a photo. The output is a line of JSON: the seconds and the CPU seconds of
+decoding and estimating it, and its persons: one or none, as 17 keypoints x, y in pixels and score, in COCO's
+order.
 """
 
 import json
@@ -30,9 +30,9 @@ def main():
     with mediapipe.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as network:
         for line in sys.stdin:
             busy, start = process_time(), perf_counter()
-            answers = [persons(network, path) for path in json.loads(line)]
+            answer = persons(network, line.removesuffix("\n"))
             spent = {"seconds": perf_counter() - start, "cpu_seconds": process_time() - busy}
-            print(json.dumps({**spent, "persons": answers}), flush=True)
+            print(json.dumps({**spent, "persons": answer}), flush=True)
 
 
 if __name__ == "__main__":
