@@ -1,6 +1,7 @@
 """Images of one size in a memory-mapped file, drawn at random by step number."""
 
 import json
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,9 @@ class PackedImages:
         mapped: list[npt.NDArray[np.uint8]] = [
             np.load(folder / "images.npy", mmap_mode="r" if on_cpu else None) for folder in folders
         ]
+        if on_cpu:
+            for each in mapped:  # reading ahead would read, and cache, megabytes for each image
+                each.base.madvise(mmap.MADV_RANDOM)  # type: ignore[union-attr]
         self._images = mapped if on_cpu else torch.cat([torch.from_numpy(each) for each in mapped]).to(device)
 
     def weights(self, of_source: Mapping[str, float], share: float = 1.0) -> Floats:
