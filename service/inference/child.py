@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Condition, Lock, Thread
+from threading import Condition, Thread
 from time import monotonic
 from typing import Any
 
 from service.errors import ArtefactError, WorkerLost
+from service.inference.link import Link, Parcel, SharedFiles
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Files, Runtime
 from service.types import InferenceInput, InferenceResult
@@ -106,8 +106,7 @@ class _Child:
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C must reach only the parent, which drains
             )
-        self._link = Connection(ours.detach())
-        self._sending = Lock()
+        self._link, self._files = Link(ours), SharedFiles()
         self._changed = Condition()
         self._numbers = count()
         self._asked: dict[int, tuple[Future[Any], float]] = {}  # with the deadline of each
@@ -121,18 +120,18 @@ class _Child:
 
     def ask(self, question: object, timeout_s: float) -> Any:
         """The child's answer. Raises WorkerLost when the child ends first or is killed after `timeout_s`."""
-        future = Future[Any]()
-        with self._changed:
-            if self._ended:
-                raise WorkerLost
-            number = next(self._numbers)
-            self._asked[number] = future, monotonic() + timeout_s
-        try:
-            with self._sending:
-                _send(self._link, (number, question))
-        except OSError:
-            self.process.kill()  # the reader sees its end
-        return future.result()
+        with self._files.packed(question) as parcel:
+            future = Future[Any]()
+            with self._changed:
+                if self._ended:
+                    raise WorkerLost
+                number = next(self._numbers)
+                self._asked[number] = future, monotonic() + timeout_s
+            try:
+                self._link.send(number, parcel)
+            except OSError:
+                self.process.kill()  # the reader sees its end
+            return future.result()
 
     def finish(self) -> None:
         """Wait until all requests are answered; further ones raise WorkerLost."""
@@ -152,7 +151,7 @@ class _Child:
                 while not self._link.poll(_LOOK_S):
                     self._kill_if_overdue()
                 self._kill_if_overdue()
-                number, answer = _receive(self._link)
+                number, answer = self._link.receive()
                 with self._changed:
                     future, _ = self._asked.pop(number)
                     self._changed.notify_all()
@@ -174,25 +173,11 @@ class _Child:
             lost = [future for future, _ in self._asked.values()]
             self._asked.clear()
             self._changed.notify_all()
-        with self._sending:  # a sender must not find the descriptor closed, or taken by another file
-            self._link.close()
+        self._link.close()
         for future in lost:
             loss = WorkerLost()
             loss.__cause__ = cause
             future.set_exception(loss)
-
-
-def _send(link: Connection, message: object) -> None:
-    """Pixels are sent out of band, without a copy into the pickle."""
-    buffers: list[pickle.PickleBuffer] = []
-    link.send((pickle.dumps(message, 5, buffer_callback=buffers.append), len(buffers)))
-    for buffer in buffers:
-        link.send_bytes(buffer.raw())
-
-
-def _receive(link: Connection) -> Any:
-    data, count = link.recv()
-    return pickle.loads(data, buffers=[link.recv_bytes() for _ in range(count)])
 
 
 def _main() -> None:
@@ -203,7 +188,7 @@ def _main() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a signal to all processes must not interrupt a run
         signal.signal(number, signal.SIG_IGN)
-    link, sending = Connection(int(sys.argv[1])), Lock()
+    link = Link(socket.socket(fileno=int(sys.argv[1])))
 
     def answer(ident: int, frames: Sequence[InferenceInput], alone: bool) -> None:
         try:
@@ -213,19 +198,20 @@ def _main() -> None:
                 traceback.print_exc()
                 os._exit(1)
             found = traceback.format_exc()
-        with suppress(OSError), sending:  # the loop below notices the end of the parent
-            _send(link, (ident, found))
+        with suppress(OSError):  # the loop below notices the end of the parent
+            link.send(ident, Parcel(pickle.dumps(found)))
 
     try:
-        ident, (files, threads, runtime) = _receive(link)
+        ident, (files, threads, runtime) = link.receive()
         try:
             pipeline = open_pipeline(files, threads=threads, runtime=runtime)
         except ArtefactError as error:
-            return _send(link, (ident, str(error)))
-        _send(link, (ident, (pipeline.models, pipeline.skeleton, pipeline.batches)))
+            return link.send(ident, Parcel(pickle.dumps(str(error))))
+        about = pipeline.models, pipeline.skeleton, pipeline.batches
+        link.send(ident, Parcel(pickle.dumps(about)))
         pool = ThreadPoolExecutor(_MOST_RUNS)
         while True:
-            ident, (frames, alone) = _receive(link)
+            ident, (frames, alone) = link.receive()
             pool.submit(answer, ident, frames, alone)
     except (EOFError, OSError):
         os._exit(0)  # even during a run

@@ -3,19 +3,18 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-import service.inference.child
 from service.errors import ArtefactError, WorkerLost
 from service.inference.child import ChildPipeline
 from service.inference.pipeline import open_pipeline
@@ -92,15 +91,15 @@ def test_a_child_that_hangs_is_killed(folder: Path, frames: list[InferenceInput]
 def test_a_child_that_ends_while_it_is_asked_is_lost(
     child: ChildPipeline, frames: list[InferenceInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, closed = service.inference.child._send, []
+    send, closed = socket.send_fds, []
 
-    def send_to_the_dead(link: Connection, message: object) -> None:
+    def send_to_the_dead(end: socket.socket, data: list[bytes], files: list[int]) -> int:
         os.kill(child._child.process.pid, signal.SIGKILL)
         child._child._reader.join(1)  # it sees the end, and waits for this sender
-        closed.append(link.closed)
-        send(link, message)
+        closed.append(end.fileno() == -1)
+        return send(end, data, files)
 
-    monkeypatch.setattr(service.inference.child, "_send", send_to_the_dead)
+    monkeypatch.setattr(socket, "send_fds", send_to_the_dead)
     with pytest.raises(WorkerLost):
         child.run(frames)
     assert closed == [False]
