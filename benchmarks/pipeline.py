@@ -128,22 +128,16 @@ def opened(chosen: argparse.Namespace, wanted: Options) -> Iterator[dict[str, Sy
     if chosen.alone:
         yield systems
         return
+    folder, decided_on = chosen.baselines, photos_kept_apart(chosen.data)
+    pico, rtm = (at_best_f1(detector, decided_on) for detector in (picodet(folder), rtmdet(folder)))
+    print(f"boxes from a score of {pico.min_score:.2f} (PicoDet-S) and {rtm.min_score:.2f} (RTMDet-nano) on")
     published: dict[str, tuple[Detector, PosePredictor]] = {
-        "PicoDet-S + PP-TinyPose (OpenVINO)": (picodet(chosen.baselines), pp_tinypose(chosen.baselines)),
-        "RTMDet-nano + PP-TinyPose (onnxruntime)": (
-            rtmdet(chosen.baselines),
-            pp_tinypose(chosen.baselines, onnx=True),
-        ),
-        "RTMDet-nano + MoveNet Lightning (onnxruntime)": (
-            rtmdet(chosen.baselines),
-            MoveNetLightning(chosen.baselines),
-        ),
+        "PicoDet-S + PP-TinyPose (OpenVINO)": (pico, pp_tinypose(folder)),
+        "RTMDet-nano + PP-TinyPose (onnxruntime)": (rtm, pp_tinypose(folder, onnx=True)),
+        "RTMDet-nano + MoveNet Lightning (onnxruntime)": (rtm, MoveNetLightning(folder)),
     }
-    decided_on = photos_kept_apart(chosen.data)
     for name, (detector, pose) in published.items():
-        sure = at_best_f1(detector, decided_on)
-        print(f"{name}: boxes from a score of {sure.min_score:.2f} on")
-        systems[name] = local(partial(pair, sure, pose, wanted.max_persons))
+        systems[name] = local(partial(pair, detector, pose, wanted.max_persons))
     with mediapipe() as one:
         yield {**systems, "MediaPipe Pose": one}
 

@@ -190,6 +190,9 @@ def _main() -> None:
         signal.signal(number, signal.SIG_IGN)
     link = Link(socket.socket(fileno=int(sys.argv[1])))
 
+    def reply(ident: int, message: object) -> None:
+        link.send(ident, Parcel(pickle.dumps(message)))
+
     def answer(ident: int, frames: Sequence[InferenceInput], alone: bool) -> None:
         try:
             found: object = pipeline.run(frames, alone=alone)
@@ -199,16 +202,15 @@ def _main() -> None:
                 os._exit(1)
             found = traceback.format_exc()
         with suppress(OSError):  # the loop below notices the end of the parent
-            link.send(ident, Parcel(pickle.dumps(found)))
+            reply(ident, found)
 
     try:
         ident, (files, threads, runtime) = link.receive()
         try:
             pipeline = open_pipeline(files, threads=threads, runtime=runtime)
         except ArtefactError as error:
-            return link.send(ident, Parcel(pickle.dumps(str(error))))
-        about = pipeline.models, pipeline.skeleton, pipeline.batches
-        link.send(ident, Parcel(pickle.dumps(about)))
+            return reply(ident, str(error))
+        reply(ident, (pipeline.models, pipeline.skeleton, pipeline.batches))
         pool = ThreadPoolExecutor(_MOST_RUNS)
         while True:
             ident, (frames, alone) = link.receive()
