@@ -8,6 +8,7 @@ import numpy as np
 import openvino
 
 from service.inference.cpu import available_cpus
+from service.inference.session import joined
 from service.types import Floats, Image
 
 
@@ -39,10 +40,7 @@ class OpenVinoSession:
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session: outputs (N, ...) of images (N, H, W, 3)."""
-        each = [self._run_one(np.ascontiguousarray(image)) for image in images[:, None]]
-        return (
-            each[0] if len(each) == 1 else tuple(np.concatenate(parts) for parts in zip(*each, strict=True))
-        )
+        return joined([self._run_one(np.ascontiguousarray(image)) for image in images[:, None]])
 
     def _run_one(self, image: Image) -> tuple[Floats, ...]:
         if not hasattr(self._of_thread, "request"):

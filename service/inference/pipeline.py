@@ -10,7 +10,8 @@ import numpy as np
 from model.artefact import DetectorMetadata, Metadata, PoseMetadata
 from model.topdown import Detector, PoseEstimator
 from service.inference.persons import find_boxes, find_persons
-from service.inference.runtime import Files, Runtime, Session, SpreadSession, open_session
+from service.inference.runtime import Files, Runtime, SpreadSession, open_session
+from service.inference.session import Session
 from service.types import InferenceInput, InferenceResult, Model, Models, Options
 
 

@@ -1,17 +1,18 @@
 """Sessions that run an ONNX file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 
 from model.artefact import KINDS, MetadataError, Task
 from service.errors import ArtefactError
+from service.inference.session import Session, joined
 from service.types import Floats, Image
 
 Runtime = Literal["auto", "onnx", "openvino", "torch"]
@@ -32,26 +33,6 @@ class Files:
     def of(cls, folder: Path, detector: Path | None = None, pose: Path | None = None) -> "Files":
         """`detector.onnx` and `pose.onnx` of a folder, unless others are given."""
         return cls(detector or folder / "detector.onnx", pose or folder / "pose.onnx")
-
-
-class Session(Protocol):
-    """A loaded network, which any number of threads may run at the same time.
-
-    metadata: of the file, as text. batches: one call with several images is faster than parallel calls, as
-    on a GPU. runtime: what runs the network: onnxruntime, openvino or torch.
-    """
-
-    metadata: Mapping[str, str]
-    batches: bool
-    runtime: str
-
-    def run(self, images: Image) -> tuple[Floats, ...]:
-        """The outputs float32 (N, ...) of images uint8 BGR (N, H, W, 3) of the network's input size."""
-
-
-def joined(runs: Sequence[tuple[Floats, ...]]) -> tuple[Floats, ...]:
-    """The outputs (N, ...) of several runs of a network, one after the other."""
-    return runs[0] if len(runs) == 1 else tuple(map(np.concatenate, zip(*runs, strict=True)))
 
 
 class OnnxSession:

@@ -23,7 +23,8 @@ from service.core.image import decode
 from service.core.memory import PixelMemory
 from service.core.stages import Done, Job, Stages
 from service.errors import InvalidImage
-from service.inference.runtime import Session, open_session
+from service.inference.runtime import open_session
+from service.inference.session import Session
 from service.types import Floats, Image, InferenceInput, InferenceResult, Options, Person, Timings
 from tests.support.service import Pixels, encode
 
