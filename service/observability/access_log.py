@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STAGES = ("decode", "queue", "detect", "pose", "other")
 _SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in (*_STAGES, "receive")}
+_SERVED = ("200", "OK")
 _OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
@@ -115,7 +116,8 @@ def observed_opening(api: str, ident: str) -> Iterator[Opening]:
 
 def _record(api: str, access: Access, seconds: float, level: int, trace_id: str) -> None:
     REQUESTS.labels(api, access.code).inc()
-    REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
+    if access.code in _SERVED:  # an invalid or refused request is answered at once
+        REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
     persons = sum(len(poses.persons) for poses in access.poses)
     PERSONS.inc(persons)
     IMAGES.inc(len(access.poses))

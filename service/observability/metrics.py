@@ -21,7 +21,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 REQUESTS = Counter("pose_requests", "Requests and stream frames answered", ("api", "code"))
 REQUEST_SECONDS = Histogram(
-    "pose_request_seconds", "From the end of the input to the answer", ("api",), buckets=_SECONDS
+    "pose_request_seconds", "From the end of the input to the poses", ("api",), buckets=_SECONDS
 )
 STAGE_SECONDS = Histogram("pose_stage_seconds", "Time of an image in a stage", ("stage",), buckets=_SECONDS)
 IN_FLIGHT = Gauge("pose_in_flight", "Requests and stream frames not yet answered", ("api",))

@@ -9,7 +9,7 @@ from lgm_pose_client.messages import config_message
 from service.wire.pb import pose_pb2, pose_pb2_grpc
 from tests.api.test_lifecycle import until
 from tests.api.test_permits import opened
-from tests.support.clients import GrpcClient, Refused, RestClient
+from tests.support.clients import Client, GrpcClient, Refused, RestClient
 from tests.support.service import Launch, Service
 from tests.support.streams import LATEST, PROTOCOLS, stream
 
@@ -68,6 +68,21 @@ def test_requests_for_anything_but_persons_are_not_recorded(rest: RestClient, se
     rest.http.post("/v1/nothing")
     rest.http.get("/v1/poses")
     assert recorded() == before
+
+
+def test_only_answers_with_persons_have_a_latency(client: Client, service: Service, photo: bytes) -> None:
+    def answered() -> tuple[float, float]:
+        seconds = service.metric("pose_request_seconds_count", api=client.api)
+        return seconds, refusals(service, client.api, {"rest": "400", "grpc": "INVALID_ARGUMENT"}[client.api])
+
+    client.estimate(photo)
+    served, invalid = answered()
+    for _ in range(3):
+        with pytest.raises(Refused):
+            client.estimate(b"no image")
+    assert answered() == (served, invalid + 3)
+    client.estimate(photo)
+    assert answered() == (served + 1, invalid + 3)
 
 
 async def test_latency_counts_from_the_end_of_the_upload(launch: Launch, photo: bytes) -> None:
