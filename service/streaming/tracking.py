@@ -20,6 +20,7 @@ BRIDGED_S = 1.5  # a longer occlusion ends a track
 _MIN_SIMILARITY = 0.2  # below it a person matches no track
 _EXTRAPOLATED_S = 1.0  # longest extrapolation of the velocity
 _SPEED_SHARE = 0.4  # weight of the newest velocity in the mean
+_SHORTEST_S = 0.02  # of a velocity: frames that were delayed on their way may arrive together
 _CONFIRMED_AFTER = 3  # sightings before a track gets an id, so single false detections get none
 _FEWEST_COUNTED = 4  # keypoints that move a box
 _GROWTH = 0.8, 1.25  # change of a box between two detections; more is an error
@@ -69,7 +70,7 @@ class Track:
         return replace(self._seen(box, keypoints, time), uncertain=bool(faded) or not valid)
 
     def _seen(self, box: Floats, keypoints: Floats, time: float) -> "Track":
-        velocity = (_centre(box) - _centre(self.box)) / np.float32(time - self.seen)
+        velocity = (_centre(box) - _centre(self.box)) / np.float32(max(time - self.seen, _SHORTEST_S))
         velocity = self.velocity + np.float32(_SPEED_SHARE) * (velocity - self.velocity)
         sightings = self.sightings + 1
         return replace(self, box=box, keypoints=keypoints, seen=time, velocity=velocity, sightings=sightings)

@@ -53,6 +53,14 @@ def test_ids_survive_a_crossing() -> None:
         assert ids(tracker, [near, far], step) == [1, 2]
 
 
+def test_frames_that_arrive_at_almost_the_same_time_show_no_great_speed() -> None:
+    tracker = Tracker()
+    for x, time in ((100, 0.0), (102, 0.0001), (101, 0.0002)):
+        tracker.update([person(x)], time, detected=True)
+    (track,) = tracker.tracks.values()
+    assert np.abs(track.moved_to(0.05).box - track.box).max() < 5
+
+
 def test_a_short_occlusion_is_bridged() -> None:
     tracker = Tracker()
     for step in range(20):
