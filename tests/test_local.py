@@ -108,8 +108,10 @@ def test_a_service_that_the_user_names_is_used(service: Service, pixels: Pixels,
 
 
 SIGNALLED = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from service import local
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 
 class Popen(subprocess.Popen):
     def __init__(self, *arguments, **options):
