@@ -4,7 +4,8 @@ Jordan et al., 2024 (https://kellerjordan.github.io/posts/muon/); the update's s
 Moonlight (arXiv 2502.16982, section 2.2), so AdamW's learning rate and weight decay can be reused.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +14,46 @@ from torch import Tensor
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix with singular values near 1, by Newton-Schulz iteration.
+def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest matrices with singular values near 1, by Newton-Schulz iteration.
 
-    Takes and returns a float matrix (rows, columns).
+    Takes and returns float matrices (..., rows, columns); at most as many rows as columns is fastest.
     """
     a, b, c = _QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x
+
+
+def orthogonal_each(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each float matrix (rows, columns), those of similar sizes in one batch.
+
+    Zero rows and columns, which fill a matrix up to multiples of 32, do not change the result.
+    """
+    batches: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        batches[_filled(min(matrix.shape)), _filled(max(matrix.shape))].append(index)
+    results = list(matrices)
+    for size, indices in batches.items():
+        batch = matrices[indices[0]].new_zeros(len(indices), *size)
+        views = [
+            whole[: min(matrix.shape), : max(matrix.shape)]
+            for whole, matrix in zip(batch, (matrices[i] for i in indices), strict=True)
+        ]
+        wide = [
+            matrices[i].T if matrices[i].shape[0] > matrices[i].shape[1] else matrices[i] for i in indices
+        ]
+        torch._foreach_copy_(views, wide)
+        for index, whole in zip(indices, orthogonal(batch), strict=True):
+            rows, columns = matrices[index].shape
+            results[index] = whole[:columns, :rows].T if rows > columns else whole[:rows, :columns]
+    return results
+
+
+def _filled(size: int) -> int:
+    return -(-size // 32) * 32
 
 
 class Muon(torch.optim.Optimizer):
@@ -41,32 +69,48 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; closures are not supported."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                state = self.state[parameter]
-                matrix = parameter.ndim >= 2 and parameter.shape[1] > 1
-                update = self._momentum(parameter, state, group) if matrix else self._adam(parameter, state)
-                parameter.add_(update, alpha=-group["lr"])
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            matrices = [each for each in trained if each.ndim >= 2 and each.shape[1] > 1]
+            others = [each for each in trained if each.ndim < 2 or each.shape[1] == 1]
+            updates = self._momentum(matrices, group["momentum"]) + self._adam(others)
+            if trained:
+                torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices + others, updates, alpha=-group["lr"])
 
-    def _momentum(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        if not state:
-            state["mean"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        state["mean"].mul_(group["momentum"]).add_(parameter.grad)
-        flat = parameter.grad.add(state["mean"], alpha=group["momentum"]).flatten(1)
-        scale = 0.2 * max(flat.shape) ** 0.5
-        update: Tensor = scale * orthogonal(flat).reshape(parameter.shape)
-        return update
+    def _momentum(self, parameters: list[Tensor], momentum: float) -> list[Tensor]:
+        if not parameters:
+            return []
+        gradients, means = _gradients(parameters), self._states(parameters, "mean")
+        torch._foreach_mul_(means, momentum)
+        torch._foreach_add_(means, gradients)
+        ahead = [each.flatten(1) for each in torch._foreach_add(gradients, means, alpha=momentum)]
+        updates = [each.contiguous() for each in orthogonal_each(ahead)]
+        torch._foreach_mul_(updates, [0.2 * max(each.shape) ** 0.5 for each in updates])
+        return [each.reshape(p.shape) for each, p in zip(updates, parameters, strict=True)]
 
-    def _adam(self, parameter: Tensor, state: dict[str, Any]) -> Tensor:
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-        assert parameter.grad is not None
-        state["step"] += 1
-        state["mean"].lerp_(parameter.grad, 0.1)
-        state["square"].lerp_(parameter.grad.square(), 0.001)
-        mean = state["mean"] / (1 - 0.9 ** state["step"])
-        update: Tensor = mean / ((state["square"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8)
-        return update
+    def _adam(self, parameters: list[Tensor]) -> list[Tensor]:
+        if not parameters:
+            return []
+        gradients = _gradients(parameters)
+        means, squares = self._states(parameters, "mean"), self._states(parameters, "square")
+        steps = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            state["step"] = state.get("step", 0) + 1
+            steps.append(state["step"])
+        torch._foreach_lerp_(means, gradients, 0.1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 0.001)
+        deviations = torch._foreach_sqrt(torch._foreach_div(squares, [1 - 0.999**step for step in steps]))
+        torch._foreach_add_(deviations, 1e-8)
+        return list(
+            torch._foreach_div(torch._foreach_div(means, [1 - 0.9**step for step in steps]), deviations)
+        )
+
+    def _states(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        for parameter in parameters:
+            self.state[parameter].setdefault(name, torch.zeros_like(parameter))
+        return [self.state[parameter][name] for parameter in parameters]
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]

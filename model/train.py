@@ -155,15 +155,19 @@ class Run:
         value = sum(loss for loss, _ in shares) / workers
         if not math.isfinite(value):  # before the step: the weights stay as they were
             raise FloatingPointError(f"the loss is {value} at step {self.step + 1}")
-        for parameter, *parts in zip(self.parameters, *(gradients for _, gradients in shares), strict=True):
-            parameter.grad = torch.stack(parts).mean(0)
+        gradients = shares[0][1]
+        for _, others in shares[1:]:
+            torch._foreach_add_(gradients, others)
+        torch._foreach_div_(gradients, workers)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
         nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
         self.step += 1
         self._average_weights()
         return value
 
-    def _share(self, worker: int) -> tuple[float, tuple[Tensor, ...]]:
+    def _share(self, worker: int) -> tuple[float, list[Tensor]]:
         """Loss and gradients of a worker's part of the batch, the means of its chunks."""
         config = self.config
         share = config.batch // config.workers
@@ -175,18 +179,16 @@ class Run:
             loss = self.task.loss(self.network, part, chunk, config.seed) / chunks
             total += loss.item()
             torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
-        return total, tuple(gradients)
+        return total, gradients
 
     def _average_weights(self) -> None:
         decay = min(self.config.ema, self.step / (self.step + 10))
         with torch.no_grad():
-            for mine, theirs in zip(
-                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-            ):
-                if mine.dtype.is_floating_point:
-                    mine.lerp_(theirs, 1 - decay)
-                else:
-                    mine.copy_(theirs)
+            mine, theirs = self.average.state_dict(), self.network.state_dict()
+            floats = [name for name, value in mine.items() if value.is_floating_point()]
+            others = [name for name in mine if name not in set(floats)]
+            torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
+            torch._foreach_copy_([mine[n] for n in others], [theirs[n] for n in others])
 
 
 def _prepare(network: nn.Module, *, fixed_statistics: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.lgmpose import LGMPose
-from model.muon import Muon, orthogonal
+from model.muon import Muon, orthogonal, orthogonal_each
 from model.tasks import make_task
 from model.train import PRESETS, Run, TrainConfig, parse, rate_factor, train
 
@@ -194,6 +194,16 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
             torch.nn.functional.cosine_similarity(orthogonal(shape).flatten(), (u @ v).flatten(), dim=0)
             > 0.97
         )
+
+
+def test_matrices_of_different_sizes_are_orthogonalised_as_each_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(20, 50), (50, 20), (32, 64), (1, 3), (3, 70), (40, 40), (17, 60)]
+    matrices = [torch.randn(size, generator=generator) for size in sizes]
+    for matrix, result in zip(matrices, orthogonal_each(matrices), strict=True):
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        alone = orthogonal(wide) if wide is matrix else orthogonal(wide).T
+        torch.testing.assert_close(result, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_muon_finds_the_least_squares_solution() -> None:
