@@ -1,7 +1,9 @@
-"""The person detector: MobileNetV2, a top-down path and one anchor-free head for three strides.
+"""The person detector: MobileNetV2, a top-down path and an anchor-free head for each of three strides.
 
-Single class, at most 1.2 M parameters and 0.6 GMAC at 320 x 320. The head is FCOS's (Tian et al.,
-ICCV 2019) without centre-ness: a score and four distances at every point of strides 8, 16, 32.
+Single class, at most 1.2 M parameters and 0.6 GMAC at 320 x 320. The heads are FCOS's (Tian et al.,
+ICCV 2019) without centre-ness: a score and four distances at every point of strides 8, 16, 32. Each stride
+has its own blocks: in shared ones BatchNorm uses the statistics of one stride while training and those
+of all strides while serving, and the scores suffer.
 """
 
 import json
@@ -27,7 +29,7 @@ _BACKBONE: tuple[BlockSpec, ...] = (
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """backbone: MobileNetV2 1.0 as published, for pretrained weights; width: of path and head.
+    """backbone: MobileNetV2 1.0 as published, for pretrained weights; width: of path and heads.
 
     score_scale, score_shift: of the logits of scores; box_margin: see
     model.artefact.DetectorMetadata. `model.calibrate` measures the three; training does not see them.
@@ -36,7 +38,7 @@ class DetectorConfig:
     input_size: tuple[int, int] = (320, 320)
     backbone: tuple[BlockSpec, ...] = _BACKBONE
     width: int = 64
-    head_blocks: int = 2
+    head_blocks: int = 3
     score_scale: float = 1.0
     score_shift: float = 0.0
     box_margin: float = 1.0
@@ -57,8 +59,9 @@ class PersonDetector(nn.Module):
             Conv(self.backbone.widths[s], c.width, activation="none") for s in STRIDES
         )
         block = (2, c.width, 1)
-        self.smooth = nn.ModuleList(InvertedResidual(c.width, block) for _ in STRIDES)
-        self.head = nn.Sequential(*(InvertedResidual(c.width, block) for _ in range(c.head_blocks)))
+        self.heads = nn.ModuleList(
+            nn.Sequential(*(InvertedResidual(c.width, block) for _ in range(c.head_blocks))) for _ in STRIDES
+        )
         self.score = nn.Conv2d(c.width, 1, 1)
         self.distance = nn.Conv2d(c.width, 4, 1)
         for layer in (self.score, self.distance):
@@ -68,13 +71,13 @@ class PersonDetector(nn.Module):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, A, 4) in input pixels and score logits (N, A) before calibration."""
-        features = self.backbone(images / 127.5 - 1)
-        levels = [lateral(features[s]) for lateral, s in zip(self.laterals, STRIDES, strict=True)]
+        stages = self.backbone(images / 127.5 - 1)
+        levels = [lateral(stages[s]) for lateral, s in zip(self.laterals, STRIDES, strict=True)]
         for index in (1, 0):
             levels[index] = levels[index] + F.interpolate(levels[index + 1], scale_factor=2.0)
-        heads = [self.head(smooth(level)) for smooth, level in zip(self.smooth, levels, strict=True)]
-        logits = torch.cat([self.score(h).flatten(1) for h in heads], 1)
-        raw = torch.cat([self.distance(h).flatten(2) for h in heads], 2).transpose(1, 2)
+        features = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        logits = torch.cat([self.score(f).flatten(1) for f in features], 1)
+        raw = torch.cat([self.distance(f).flatten(2) for f in features], 2).transpose(1, 2)
         points, scales = grid((images.shape[2], images.shape[3]), images.device)
         distances = scales * raw.float().clamp(max=5).exp()
         boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)

@@ -20,6 +20,20 @@ def test_points_and_boxes_are_in_pixels_of_the_input() -> None:
     assert scores.min() >= 0 and scores.max() <= 1
 
 
+def test_the_statistics_of_training_are_those_of_serving() -> None:
+    torch.manual_seed(0)
+    network = PersonDetector()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0  # the running statistics are those of the last batch
+    photos = 255 * torch.rand(8, 3, 320, 320)
+    with torch.inference_mode():
+        trained = network.train().predict(photos)
+        served = network.eval().predict(photos)
+    for ours, theirs in zip(trained, served, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.01 * float(ours.std()))
+
+
 def test_detector_is_within_its_budget() -> None:
     assert sum(p.numel() for p in PersonDetector().parameters()) <= 1.2e6
 
