@@ -69,7 +69,7 @@ def test_the_path_in_the_documents_is_the_path_of_a_request(
     assert len(stops) <= MOST_STOPS
     out, first = tmp_path / "calls", module_of(stops[0])
     command = ("-m", "tests.support.traced_service", str(out), stops[0].removeprefix(f"{first}."))
-    service = Service(command=command, weights=save_networks(tmp_path), threads=1)
+    service = Service(command=command, weights=save_networks(tmp_path), threads=1, runtime="onnx")
     try:
         send(service, encode(pixels[::2, ::2]))
         service.wait_for_log(end)
