@@ -1,6 +1,7 @@
 """A network run by OpenVINO on processors; needs the extra `openvino`."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from threading import local
 
@@ -10,6 +11,16 @@ import openvino
 from service.inference.cpu import available_cpus
 from service.inference.session import joined
 from service.types import Floats, Image
+
+
+@cache
+def _core() -> openvino.Core:
+    """The one core of the process, which is never freed.
+
+    On processors with AVX-512 its plugin gives the thread that creates it a stack for signals. When it is freed by
+    another thread, that stack is freed, too, and the next signal of the first thread ends the process.
+    """
+    return openvino.Core()
 
 
 class OpenVinoSession:
@@ -23,8 +34,7 @@ class OpenVinoSession:
 
         Raises RuntimeError if OpenVINO cannot run it.
         """
-        core = openvino.Core()
-        network = core.read_model(path)
+        network = _core().read_model(path)
         entries = dict(network.rt_info).get("framework", {})
         self.metadata: Mapping[str, str] = {key: value.astype(str) for key, value in entries.items()}
         network.reshape([1, *list(network.input().partial_shape)[1:]])
@@ -35,7 +45,7 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": False,  # the service's other threads need the processors, too
             "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16, where the processor has it
         }
-        self._network = core.compile_model(network, "CPU", hints)
+        self._network = _core().compile_model(network, "CPU", hints)
         self._of_thread = local()
 
     def run(self, images: Image) -> tuple[Floats, ...]:

@@ -213,12 +213,14 @@ async def test_a_deadline_of_requests_kills_no_worker(launch: Launch, photo: byt
 
 
 @pytest.mark.timeout(300 + 30 * SWAPS)
-@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("kind", "runtime"), [("thread", "onnx"), ("process", "onnx"), ("thread", "openvino")]
+)
 async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
-    launch: Launch, pixels: Pixels, tmp_path: Path, kind: str
+    launch: Launch, pixels: Pixels, tmp_path: Path, kind: str, runtime: str
 ) -> None:
     folder, odd = save_networks(tmp_path / "weights"), save_networks(tmp_path / "odd", not_finite=True)
-    service = launch(worker=kind, weights=folder)
+    service = launch(worker=kind, weights=folder, runtime=runtime)
     load = Load(service, known_answers(service, pixels))
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http, load.running():
 
@@ -240,7 +242,8 @@ async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
             await until(lambda swap=swap: _equal(version(), str(swap)))  # type: ignore[misc]
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD
-    labels = {"commit": "0" * 40, "name": "tiny-pose", "runtime": "onnxruntime", "task": "pose"}
+    name = {"onnx": "onnxruntime"}.get(runtime, runtime)
+    labels = {"commit": "0" * 40, "name": "tiny-pose", "runtime": name, "task": "pose"}
     assert service.metric("pose_model_info", **labels, version=str(SWAPS)) == 1
     assert service.metric("pose_model_reloads_total", outcome="done") == SWAPS
 
