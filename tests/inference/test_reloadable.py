@@ -49,7 +49,7 @@ def frames(pixels: Pixels) -> list[InferenceInput]:
 def test_a_child_gives_the_results_of_the_pipeline(
     child: ChildPipeline, folder: Path, frames: list[InferenceInput]
 ) -> None:
-    here = open_pipeline(folder, threads=1)
+    here = open_pipeline(folder, threads=1, runtime="onnx")
     boxes = Boxes(np.array([[10, 20, 200, 300]], np.float32), np.ones(1, np.float32))
     for given in (frames, [InferenceInput(frames[0].image, Options(), boxes)]):
         persons = [each.persons for each in here.run(given)]
@@ -150,7 +150,7 @@ def test_valid_new_networks_replace_the_old_ones(
     kind: str, folder: Path, frames: list[InferenceInput], tmp_path: Path
 ) -> None:
     def open_() -> AnyPipeline:
-        return open_child(folder) if kind == "process" else open_pipeline(folder, threads=1)
+        return open_child(folder) if kind == "process" else open_pipeline(folder, threads=1, runtime="onnx")
 
     worker = ReloadablePipeline(open_)
     answer = worker.run(frames)[0].persons
@@ -235,7 +235,7 @@ def test_calls_at_the_same_time_share_a_child_and_a_reload_waits_for_them(
 def test_invalid_networks_are_refused_at_start_up(kind: str, folder: Path, tmp_path: Path) -> None:
     _spoil(folder, "not finite", tmp_path / "other")
     with pytest.raises(ArtefactError, match=rf"{folder}/pose\.onnx: its outputs are not finite"):
-        open_child(folder) if kind == "process" else open_pipeline(folder, threads=1)
+        open_child(folder) if kind == "process" else open_pipeline(folder, threads=1, runtime="onnx")
 
 
 BAD = ("missing", "torn", "text", "swapped", "not finite", "format")
