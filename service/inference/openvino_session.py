@@ -17,8 +17,8 @@ from service.types import Floats, Image
 def _core() -> openvino.Core:
     """The one core of the process, which is never freed.
 
-    On processors with AVX-512 its plugin gives the thread that creates it a stack for signals. When it is freed by
-    another thread, that stack is freed, too, and the next signal of the first thread ends the process.
+    On processors with AVX-512 its plugin gives the thread that creates it a stack for signals. When another
+    thread frees the core, that stack is freed, too, and the next signal of the first thread ends the process.
     """
     return openvino.Core()
 
