@@ -32,28 +32,28 @@ def orthogonal_each(matrices: Sequence[Tensor]) -> list[Tensor]:
 
     Zero rows and columns, which fill a matrix up to multiples of 32, do not change the result.
     """
+    wide = [each.T if each.shape[0] > each.shape[1] else each for each in matrices]
     batches: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, matrix in enumerate(matrices):
-        batches[_filled(min(matrix.shape)), _filled(max(matrix.shape))].append(index)
-    results = list(matrices)
+    for index, (rows, columns) in enumerate(each.shape for each in wide):
+        batches[_filled(rows), _filled(columns)].append(index)
     for size, indices in batches.items():
-        batch = matrices[indices[0]].new_zeros(len(indices), *size)
-        views = [
-            whole[: min(matrix.shape), : max(matrix.shape)]
-            for whole, matrix in zip(batch, (matrices[i] for i in indices), strict=True)
-        ]
-        wide = [
-            matrices[i].T if matrices[i].shape[0] > matrices[i].shape[1] else matrices[i] for i in indices
-        ]
-        torch._foreach_copy_(views, wide)
-        for index, whole in zip(indices, orthogonal(batch), strict=True):
-            rows, columns = matrices[index].shape
-            results[index] = whole[:columns, :rows].T if rows > columns else whole[:rows, :columns]
-    return results
+        batch = wide[indices[0]].new_zeros(len(indices), *size)
+        for whole, index in zip(batch, indices, strict=True):
+            _corner(whole, wide[index]).copy_(wide[index])
+        for whole, index in zip(orthogonal(batch), indices, strict=True):
+            wide[index] = _corner(whole, wide[index])
+    return [
+        each if each.shape == matrix.shape else each.T for each, matrix in zip(wide, matrices, strict=True)
+    ]
 
 
 def _filled(size: int) -> int:
     return -(-size // 32) * 32
+
+
+def _corner(whole: Tensor, part: Tensor) -> Tensor:
+    """The part of a matrix that has the size of another."""
+    return whole[: part.shape[0], : part.shape[1]]
 
 
 class Muon(torch.optim.Optimizer):
@@ -108,7 +108,8 @@ class Muon(torch.optim.Optimizer):
 
     def _states(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         for parameter in parameters:
-            self.state[parameter].setdefault(name, torch.zeros_like(parameter))
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
 
 

@@ -186,7 +186,7 @@ class Run:
         with torch.no_grad():
             mine, theirs = self.average.state_dict(), self.network.state_dict()
             floats = [name for name, value in mine.items() if value.is_floating_point()]
-            others = [name for name in mine if name not in set(floats)]
+            others = [name for name, value in mine.items() if not value.is_floating_point()]
             torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
             torch._foreach_copy_([mine[n] for n in others], [theirs[n] for n in others])
 
