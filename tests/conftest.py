@@ -16,6 +16,8 @@ from tests.support.service import ROOT, Launch, Pixels, Service, encode
 # the processes that tests start import the client as the tests do, installed or not
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "client"), os.environ.get("PYTHONPATH", "")])
 
+RUNTIME = "onnx"  # what `auto` chooses depends on the processor
+
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
@@ -29,7 +31,7 @@ def launch(networks: dict[bool, Path]) -> Iterator[Launch]:
     services: list[Service] = []
 
     def start(*, slow: bool = False, **settings: object) -> Service:
-        services.append(Service(**{"weights": networks[slow], **settings}))
+        services.append(Service(**{"weights": networks[slow], "runtime": RUNTIME, **settings}))
         return services[-1]
 
     yield start
@@ -40,7 +42,7 @@ def launch(networks: dict[bool, Path]) -> Iterator[Launch]:
 @pytest.fixture(scope="session")
 def service(networks: dict[bool, Path]) -> Iterator[Service]:
     """A shared service for tests that do not change its state."""
-    service = Service(weights=networks[False])
+    service = Service(weights=networks[False], runtime=RUNTIME)
     yield service
     service.close()
 
