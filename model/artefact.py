@@ -9,6 +9,7 @@ A file takes `image`, uint8 (N, H, W, 3) BGR, and gives either
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from model.geometry import Alignment, Fit, Resize
@@ -31,6 +32,7 @@ class Metadata:
 
     input_size: height and width of the input in pixels. commit: of the code that wrote the file.
     source, source_sha256, licence: of the published file that the network comes from, where it does.
+    precision: float32 or int8. float32_sha256: of the float32 file that an int8 file was made from.
     """
 
     task: ClassVar[Task]
@@ -41,6 +43,8 @@ class Metadata:
     source: str = ""
     source_sha256: str = ""
     licence: str = ""
+    precision: str = "float32"
+    float32_sha256: str = ""
 
     def entries(self) -> dict[str, str]:
         """The metadata as the text that an ONNX file holds; entries at their default are left out."""
@@ -130,6 +134,11 @@ KINDS: dict[Task, type[PoseMetadata] | type[DetectorMetadata]] = {
     "pose": PoseMetadata,
     "detector": DetectorMetadata,
 }
+
+
+def int8_file(network: Path) -> Path:
+    """Where the int8 form of an ONNX file is."""
+    return network.with_suffix(".int8.onnx")
 
 
 def _text(value: object) -> str:

@@ -47,9 +47,12 @@ ROOMS: dict[str, set[str]] = {
 # the modules of model/, which is one folder, by their rooms
 MODEL_ROOMS = {
     "model": {"keypoints", "geometry", "artefact", "topdown"},
-    "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse", "export"},
+    "model.networks": {"blocks", "lgmpose", "detector", "serving", "profile", "fuse"},
     "model.data": {"samples", "coco", "mpii", "augment", "packed", "pose_dataset", "detector_dataset"},
-    "model.evaluation": {"metrics", "predictors", "baselines", "evaluate", "calibrate", "prune", "average"},
+    "model.evaluation": {
+        "metrics", "predictors", "baselines", "evaluate", "calibrate", "prune", "average", "quantize",
+        "export",
+    },
     "model.training": {"curves", "distil", "loss", "muon", "tasks", "train"},
     "model.adopt": {
         "adopt",
@@ -62,7 +65,7 @@ MODEL_ROOMS = {
         "adopt.poses",
         "adopt.wrap",
     },
-}
+}  # fmt: skip
 OPENVINO = "service.inference.openvino_session"  # imported where openvino is installed and chosen
 RUNTIME, TORCH = "service.inference.runtime", "model.serving"  # imported where POSE_RUNTIME=torch asks for it
 WORDS = {"service", "service.config", "service.errors", "service.types"}
