@@ -1,25 +1,32 @@
-"""Calibrates a detector's scores: `python -m model.calibrate runs/detector/detector.safetensors`.
+"""Fits a detector to its exported size: `python -m model.calibrate runs/detector/detector.safetensors`.
 
-Afterwards a score is the probability that the box overlaps the human box of a person by half, measured on
-training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does not change;
-both numbers are stored next to the weights, and further training does not see them.
+First it measures the statistics of BatchNorm again, on training photos of that size, because persons are
+larger there than they were in training (Touvron et al., arXiv 1906.06423, section 4). Then it calibrates the
+scores. Afterwards a score is the probability that the box overlaps the human box of a person by half,
+measured on training photos that are kept apart. The logits are scaled and shifted, so the order of boxes does
+not change; both numbers are stored next to the weights, and further training does not see them.
 The score of a person is the score of its box times that of its keypoints, which is below 1. So the margin is
 stored too: the service estimates no keypoints in a box that scores less than the margin times the lowest
 score that its caller asks for. At this margin the F1 of the persons of the default answer is best.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
 
 from model import detector
+from model.detector_dataset import SOURCE_WEIGHT
 from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate, served
-from model.geometry import Floats
+from model.geometry import Floats, letterbox
 from model.metrics import Scored
 from model.pose_dataset import read_data
 from model.predictors import PosePredictor, load_pose, torch_detector
@@ -29,6 +36,8 @@ from model.samples import PersonAnnotation, Sample, kept_apart
 FOUND_IOU = 0.5
 #: The margins to choose from.
 MARGINS = tuple(n / 10 for n in range(10, 26))
+#: Photos for the statistics of BatchNorm, and how many run at once.
+PHOTOS, BATCH = 960, 32
 
 Bools = npt.NDArray[np.bool_]
 
@@ -111,6 +120,20 @@ def hits_of(detected: Sequence[Scored], samples: Sequence[Sample]) -> tuple[Floa
     return scores, hits, sum(not person.crowd for sample in samples for person in sample.persons)
 
 
+def renormalise(network: detector.PersonDetector, samples: Sequence[Sample]) -> None:
+    """Measure the statistics of BatchNorm again, on PHOTOS of the samples, letterboxed to the input size."""
+    update_bn(tqdm(_batches(samples, network.config.input_size), "statistics", PHOTOS // BATCH), network)
+
+
+def _batches(samples: Sequence[Sample], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Batches float32 RGB (BATCH, 3, H, W) in 0..255 of photos that are drawn as in training."""
+    weights = np.array([SOURCE_WEIGHT.get(sample.source, 1.0) for sample in samples])
+    chosen = np.random.default_rng(0).choice(len(samples), PHOTOS, p=weights / weights.sum())
+    for part in chosen.reshape(-1, BATCH):
+        canvases = [letterbox(samples[i].image(), size, detector.LETTERBOX_FILL)[0] for i in part]
+        yield torch.from_numpy(np.stack(canvases)[..., ::-1].copy()).permute(0, 3, 1, 2).float()
+
+
 def photos_kept_apart(data: Path) -> list[Sample]:
     """Training photos of a folder that are kept apart, with a human box of every person."""
     return [sample for sample in read_data(data, "train") if kept_apart(sample) and sample.boxes_complete]
@@ -164,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=448, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
     samples = photos_kept_apart(options.data)
-    network = detector.load(options.weights)
+    network = detector.resized(detector.load(options.weights), (options.size, options.size))
     network.config = replace(network.config, score_scale=1.0, score_shift=0.0)
-    exported = detector.resized(network, (options.size, options.size))
-    detected = detect(replace(torch_detector(exported), min_score=MIN_BOX_SCORE), samples)
+    renormalise(network, [each for each in read_data(options.data, "train") if not kept_apart(each)])
+    detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), samples)
     scores, hits, persons = hits_of(detected, samples)
     calibration = fit(scores, hits, persons)
     print(f"{len(samples)} photos, {persons} persons: {calibration}")

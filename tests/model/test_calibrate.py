@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import detector
+from model import calibrate, detector
 from model.calibrate import MARGINS, f1_of_margins, fit, found, main, reliability
 from model.geometry import Floats, Pixels
 from model.metrics import Scored
@@ -56,6 +56,26 @@ def test_a_calibrated_network_moves_scores_but_not_what_training_sees() -> None:
     torch.testing.assert_close(moved, (2 * logits - 0.5).sigmoid(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_statistics_of_batch_norm_are_those_of_the_photos_at_the_exported_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrate, "PHOTOS", 4)
+    monkeypatch.setattr(calibrate, "BATCH", 2)
+    torch.manual_seed(0)
+    network = detector.resized(detector.PersonDetector(), (64, 96))
+    photos = [sample(1, [], np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))]
+    calibrate.renormalise(network, photos)
+    assert not network.training
+    normalised: list[torch.Tensor] = []
+    layer = next(each for each in network.modules() if isinstance(each, torch.nn.BatchNorm2d))
+    layer.register_forward_hook(lambda module, inputs, output: normalised.append(output))
+    with torch.no_grad():
+        network(next(calibrate._batches(photos, (64, 96))))
+    before = (normalised[0] - layer.bias[:, None, None]) / layer.weight[:, None, None]
+    torch.testing.assert_close(before.mean((0, 2, 3)), torch.zeros_like(layer.bias), atol=0.01, rtol=0)
+    torch.testing.assert_close(before.var((0, 2, 3)), torch.ones_like(layer.bias), atol=0.2, rtol=0)
+
+
 class Sure:
     """Keypoints that all score `score`."""
 
@@ -100,6 +120,14 @@ def test_the_command_writes_a_network_that_carries_its_margin(
     from tests.support.networks import save_networks
 
     monkeypatch.setitem(KEPT_APART, "train", [FIRST_ID, FIRST_ID + 1])
+    sizes, photos = list[tuple[int, int]](), list[int]()
+
+    def record(network: detector.PersonDetector, samples: Sequence[Sample]) -> None:
+        """What is measured; the network stays as it is, because noise would make its scores large."""
+        sizes.append(network.config.input_size)
+        photos.extend(each.id for each in samples)
+
+    monkeypatch.setattr(calibrate, "renormalise", record)
     write_shard(tmp_path / "data" / "train-0.tar", "train", 3, seed=1)
     save_networks(tmp_path)
     torch.manual_seed(0)
@@ -117,4 +145,5 @@ def test_the_command_writes_a_network_that_carries_its_margin(
         again = detector.load(out)
     main([str(out), "--data", str(tmp_path / "data"), "--pose", str(tmp_path / "pose.onnx"), "--size", "320"])
     assert detector.load(out).config == again.config  # calibrating again starts from the raw logits
+    assert sizes == [(320, 320)] * 2 and photos == [FIRST_ID + 2] * 2  # not those that are kept apart
     assert scores.max() < 0.2  # next to no box of an untrained network finds anybody
