@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--pose", type=Path, default=WEIGHTS / "pose.onnx", help="pose network that runs on the boxes"
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
-    parser.add_argument("--size", type=int, default=448, help="side of the exported input in pixels")
+    parser.add_argument("--size", type=int, default=416, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
     samples = photos_kept_apart(options.data)
     network = detector.resized(detector.load(options.weights), (options.size, options.size))

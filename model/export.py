@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model import detector, lgmpose
 from model.artefact import DetectorMetadata, Metadata, int8_file
-from model.fuse import fused
+from model.fuse import for_bgr, fused
 from model.quantize import QuantisationError, write_int8
 from model.serving import ServingGraph, detector_metadata, pose_metadata
 
@@ -48,7 +48,7 @@ def export_detector(network: detector.PersonDetector, path: Path, version: str) 
 
 
 def _export(network: nn.Module, metadata: Metadata, outputs: Sequence[str], path: Path) -> float:
-    graph, quick = ServingGraph(network).eval(), ServingGraph(fused(network)).eval()
+    graph, quick = ServingGraph(network).eval(), ServingGraph(for_bgr(fused(network)), rgb=False).eval()
     sizes = _sizes(metadata)
     image = torch.randint(
         0, 256, (2, *sizes[-1], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--size",
         type=int,
-        default=448,
+        default=416,
         help="side of the detector's square input in pixels [%(default)s]",
     )
     parser.add_argument(

@@ -71,3 +71,14 @@ def fused(network: Network) -> Network:
             if isinstance(child, LARM):
                 setattr(module, name, ChannelsLastLARM(child))
     return network
+
+
+def for_bgr(network: Network) -> Network:
+    """A copy of the network with the same outputs for BGR images as before for RGB.
+
+    Both networks normalise the three channels alike, so only the first convolution depends on their order.
+    """
+    network = copy.deepcopy(network)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.detach().flip(1))
+    return network

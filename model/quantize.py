@@ -21,7 +21,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
-from model.artefact import KINDS, DetectorMetadata, Metadata, PoseMetadata, int8_file
+from model.artefact import KINDS, DetectorMetadata, Metadata, PoseMetadata, Task, int8_file
 from model.evaluate import person_accuracy, pose_accuracy
 from model.geometry import Pixels, box_to_affine, crop, letterbox
 from model.pose_dataset import read_data, usable
@@ -33,8 +33,8 @@ MAX_LOSS = 0.005
 IMAGES = 256  # for the ranges
 
 _LAYERS = ["Conv", "ConvTranspose"]
-#: The first convolutions stay in float32: they see the finest differences, and take little time.
-_FLOAT_LAYERS = 5
+#: So many of the first convolutions stay in float32: they see the finest differences, and take little time.
+FLOAT_LAYERS: dict[Task, int] = {"pose": 5, "detector": 3}
 #: Per cent of the values of a tensor that its range includes; the others are clipped.
 _INCLUDED = 99.999
 
@@ -62,7 +62,8 @@ def write_int8(network: Path, data: Path) -> float:
     entries = open_session(network).get_modelmeta().custom_metadata_map
     metadata = KINDS[entries["task"]].read(entries)
     photos = [sample for sample in train if not kept_apart(sample)]
-    model = quantize(network, tqdm(_inputs(metadata, photos), "ranges", IMAGES, unit="image"))
+    images = tqdm(_inputs(metadata, photos), "ranges", IMAGES, unit="image")
+    model = quantize(network, images, FLOAT_LAYERS[metadata.task])
     sha256 = hashlib.sha256(network.read_bytes()).hexdigest()
     about = replace(metadata, precision="int8", float32_sha256=sha256)
     del model.metadata_props[:]
@@ -78,8 +79,12 @@ def write_int8(network: Path, data: Path) -> float:
     return loss
 
 
-def quantize(network: Path, images: Iterable[Pixels]) -> onnx.ModelProto:
-    """The network of an ONNX file in int8. images: uint8 (H, W, 3) BGR, inputs of the network."""
+def quantize(network: Path, images: Iterable[Pixels], float_layers: int) -> onnx.ModelProto:
+    """The network of an ONNX file in int8.
+
+    images: uint8 (H, W, 3) BGR, inputs of the network. float_layers: how many of the first convolutions stay
+    in float32.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         prepared, augmented = Path(folder) / "prepared.onnx", Path(folder) / "augmented.onnx"
         quant_pre_process(network, prepared, skip_symbolic_shape=True)
@@ -93,7 +98,8 @@ def quantize(network: Path, images: Iterable[Pixels]) -> onnx.ModelProto:
         quantizer = QDQQuantizer(
             model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8, tensors_range=calibrator.compute_data(),
-            nodes_to_quantize=[], nodes_to_exclude=_float_layers(model.graph), op_types_to_quantize=_LAYERS,
+            nodes_to_quantize=[], nodes_to_exclude=_kept(model.graph, float_layers),
+            op_types_to_quantize=_LAYERS,
             # OpenVINO fuses the addition of a shortcut only into a convolution with a float32 output
             extra_options={"OpTypesToExcludeOutputQuantization": _LAYERS},
         )  # fmt: skip
@@ -102,14 +108,14 @@ def quantize(network: Path, images: Iterable[Pixels]) -> onnx.ModelProto:
     return quantized
 
 
-def _float_layers(graph: onnx.GraphProto) -> list[str]:
+def _kept(graph: onnx.GraphProto, first: int) -> list[str]:
     """Names of the convolutions that stay in float32.
 
     Those that share their weights are among them: their inputs differ in scale, and a bias has only one.
     """
     layers = [node for node in graph.node if node.op_type in _LAYERS]
     uses = Counter(node.input[1] for node in layers)
-    return [node.name for n, node in enumerate(layers) if n < _FLOAT_LAYERS or uses[node.input[1]] > 1]
+    return [node.name for n, node in enumerate(layers) if n < first or uses[node.input[1]] > 1]
 
 
 def _inputs(metadata: Metadata, samples: Sequence[Sample]) -> Iterator[Pixels]:

@@ -15,17 +15,17 @@ from model.topdown import Network
 
 
 class ServingGraph(nn.Module):
-    """A network with BGR bytes as input."""
+    """A network with BGR bytes as input. rgb: the network itself takes RGB, as in training."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, rgb: bool = True) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.rgb = network, rgb
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Images uint8 BGR (N, H, W, 3) -> the outputs of the network, each float32 (N, ...)."""
         dtype = next(self.network.parameters()).dtype
-        rgb = image.permute(0, 3, 1, 2).to(dtype)[:, [2, 1, 0]]
-        outputs: Tensor | tuple[Tensor, ...] = self.network(rgb)
+        planes = image.permute(0, 3, 1, 2).to(dtype)
+        outputs: Tensor | tuple[Tensor, ...] = self.network(planes[:, [2, 1, 0]] if self.rgb else planes)
         return outputs
 
 
@@ -80,6 +80,7 @@ class TorchNetwork:
         network: Any = {"pose": lgmpose.load, "detector": detector.load}[task](weights)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.precision = "float16" if dtype == torch.float16 else "float32"
         torch.set_num_threads(threads)
         network = network.to(device, dtype, memory_format=torch.channels_last)
         self.run = run_by_torch(network.eval())

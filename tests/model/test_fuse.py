@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from model.blocks import LARM
-from model.fuse import fused
+from model.detector import PersonDetector
+from model.fuse import for_bgr, fused
 from model.lgmpose import LGMPose, LGMPoseConfig
 
 
@@ -24,3 +25,13 @@ def test_every_larm_of_the_network_is_fused_and_the_network_stays_as_it_was() ->
     assert not [module for module in copy.modules() if isinstance(module, LARM)]
     assert len([module for module in network.modules() if isinstance(module, LARM)]) == 3
     assert network.training and not copy.training
+
+
+@pytest.mark.parametrize("network", [LGMPose(LGMPoseConfig()).eval(), PersonDetector().eval()])
+def test_a_network_for_bgr_sees_in_bgr_what_it_saw_in_rgb(network: torch.nn.Module) -> None:
+    rgb = 255 * torch.rand(1, 3, 256, 192)
+    with torch.inference_mode():
+        before, after, other = network(rgb), for_bgr(network)(rgb.flip(1)), network(rgb.flip(1))
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+    first = (each if isinstance(each, torch.Tensor) else each[0] for each in (before, other))
+    assert not torch.equal(*first)
