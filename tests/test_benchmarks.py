@@ -115,7 +115,9 @@ def test_pipeline(tmp_path: Path) -> None:
     command = ["-m", "benchmarks.pipeline", "--alone", "--rounds", "1", "--data", str(tmp_path)]
     subprocess.run([sys.executable, *command, "--out", str(out)], cwd=ROOT, check=True)
     found = rows(out)
-    assert [(row["group"], row["photos"]) for row in found] == [("all photos", 2), ("1 person", 2)]
+    systems = ["ours", "ours in float32 (onnxruntime)"]
+    expected = [(group, system, 2) for group in ("all photos", "1 person") for system in systems]
+    assert [(row["group"], row["system"], row["photos"]) for row in found] == expected
     assert all(0 <= row["ap"] <= 1 for row in found)
 
 
