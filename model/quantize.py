@@ -33,10 +33,10 @@ MAX_LOSS = 0.005
 IMAGES = 256  # for the ranges
 
 _LAYERS = ["Conv", "ConvTranspose"]
-#: So many of the first convolutions stay in float32: they see the finest differences, and take little time.
+#: Number of first convolutions that stay in float32: they see the finest differences and take little time.
 FLOAT_LAYERS: dict[Task, int] = {"pose": 5, "detector": 3}
 #: Per cent of the values of a tensor that its range includes; the others are clipped.
-_INCLUDED = 99.999
+_INCLUDED = 99.99
 
 
 class QuantisationError(RuntimeError):

@@ -68,9 +68,9 @@ class Settings(BaseSettings):
     pose: Path | None = Field(default=None, description="pose network file, in place of that of POSE_WEIGHTS")
     runtime: Literal["auto", "onnx", "openvino", "torch"] = Field(
         default="auto",
-        description="onnx: onnxruntime; openvino: OpenVINO on a CPU (extra `openvino`); torch: torch on a GPU"
-        " without onnxruntime-gpu; auto: openvino for the pose network if it is installed and the CPU has"
-        " AVX-512, otherwise onnx",
+        description="onnx: onnxruntime; openvino: OpenVINO on a CPU; torch: torch on a GPU without"
+        " onnxruntime-gpu; auto: what is fastest: OpenVINO with the int8 networks on a CPU with AVX-512 VNNI,"
+        " OpenVINO for the pose network on one with AVX-512, otherwise onnxruntime",
     )
     worker: Literal["thread", "process"] = Field(
         default="thread",

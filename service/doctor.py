@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
@@ -20,7 +21,7 @@ from service.inference.pipeline import open_pipeline
 from service.inference.runtime import Files
 from service.ports import check_port
 from service.security.credentials import Security
-from service.types import InferenceInput, Options
+from service.types import InferenceInput, Model, Options
 
 Verdict = Literal["ok", "warning", "error"]
 _OPENCV = (
@@ -146,9 +147,13 @@ def _networks(settings: Settings) -> Iterator[Finding]:
     pipeline.run([InferenceInput(np.zeros((480, 640, 3), np.uint8), Options())])
     seconds = f"opened in {opened - start:.1f} s, an empty picture takes {perf_counter() - opened:.3f} s"
     models = pipeline.models
-    where = f"{models.detector.name} ({files.detector}) and {models.pose.name} ({files.pose})"
+    where = f"{_described(models.detector, files.detector)} and {_described(models.pose, files.pose)}"
     yield Finding("ok", f"{where}: {seconds}")
     pipeline.close()
+
+
+def _described(model: Model, file: Path) -> str:
+    return f"{model.name} ({file}, {model.precision} in {model.runtime})"
 
 
 def _installed(name: str) -> bool:

@@ -123,12 +123,16 @@ class Poses:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network: its name, version, the commit of its training code, and the runtime that it runs on."""
+    """A network: its name, version, the commit of its training code, and what runs it in which precision.
+
+    runtime: onnxruntime, openvino or torch. precision: float32, float16 or int8.
+    """
 
     name: str
     version: str
     commit: str
     runtime: str
+    precision: str
 
 
 @dataclass(frozen=True, slots=True)

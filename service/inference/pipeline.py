@@ -71,8 +71,8 @@ class Pipeline:
 
 
 def _model(session: Session, metadata: Metadata) -> Model:
-    """Name and version of a network."""
-    return Model(metadata.name, metadata.version, metadata.commit, session.runtime)
+    """What the service tells about a network."""
+    return Model(metadata.name, metadata.version, metadata.commit, session.runtime, session.precision)
 
 
 def open_pipeline(files: Files | Path, *, threads: int, runtime: Runtime = "auto") -> Pipeline:

@@ -18,6 +18,7 @@ class Session(Protocol):
     metadata: Mapping[str, str]
     batches: bool
     runtime: str
+    precision: str
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """The outputs float32 (N, ...) of images uint8 BGR (N, H, W, 3) of the network's input size."""
@@ -26,3 +27,8 @@ class Session(Protocol):
 def joined(runs: Sequence[tuple[Floats, ...]]) -> tuple[Floats, ...]:
     """The outputs (N, ...) of several runs of a network, one after the other."""
     return runs[0] if len(runs) == 1 else tuple(map(np.concatenate, zip(*runs, strict=True)))
+
+
+def precision_of(metadata: Mapping[str, str]) -> str:
+    """The precision that the metadata of an ONNX file name."""
+    return metadata.get("precision", "float32")

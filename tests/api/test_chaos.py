@@ -243,7 +243,13 @@ async def test_valid_networks_replace_the_old_ones_without_a_failed_request(
     print(dict(load.outcomes))
     assert load.outcomes.keys() == GOOD
     name = {"onnx": "onnxruntime"}.get(runtime, runtime)
-    labels = {"commit": "0" * 40, "name": "tiny-pose", "runtime": name, "task": "pose"}
+    labels = {
+        "commit": "0" * 40,
+        "name": "tiny-pose",
+        "precision": "float32",
+        "runtime": name,
+        "task": "pose",
+    }
     assert service.metric("pose_model_info", **labels, version=str(SWAPS)) == 1
     assert service.metric("pose_model_reloads_total", outcome="done") == SWAPS
 

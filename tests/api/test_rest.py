@@ -21,6 +21,7 @@ def test_several_files_are_answered_in_their_order(rest: RestClient, pixels: Pix
     answered = answer(rest.http.post("/v1/poses", files=files))
     assert [result["height"] for result in answered["results"]] == [200, 300, 400]
     about = {"name": "tiny-pose", "version": "0", "commit": "0" * 40, "runtime": "onnxruntime"}
+    about["precision"] = "float32"
     assert answered["model"]["pose"] == about
     assert answered["model"]["detector"]["name"] == "tiny-detector"
 

@@ -204,7 +204,7 @@ class Meeting:
     def __init__(self, session: Session, barrier: threading.Barrier) -> None:
         self._session, self._barrier = session, barrier
         self.metadata: Mapping[str, str] = session.metadata
-        self.runtime = session.runtime
+        self.runtime, self.precision = session.runtime, session.precision
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         self._barrier.wait(60)

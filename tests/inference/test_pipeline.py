@@ -106,6 +106,7 @@ class Recorded:
     """A detector that takes inputs of any size and finds no one; it records the shapes of its inputs."""
 
     runtime = "recorded"
+    precision = "float32"
 
     def __init__(self, batches: bool) -> None:
         self.batches, self.shapes = batches, list[tuple[int, ...]]()

@@ -168,7 +168,7 @@ def test_valid_new_networks_replace_the_old_ones(
         assert worker.models().pose.version == worker.models().detector.version == version
         assert worker.run(frames)[0].persons == answer
         labels = {"task": "pose", "name": "tiny-pose", "version": version, "commit": "0" * 40}
-        labels["runtime"] = "onnxruntime"
+        labels["runtime"], labels["precision"] = "onnxruntime", "float32"
         assert REGISTRY.get_sample_value("pose_model_info", labels) == 1
     worker.restart()
     assert worker.models().pose.version == "2"

@@ -1,7 +1,9 @@
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,9 +16,10 @@ from service.inference.openvino_session import OpenVinoSession
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import OnnxSession, SpreadSession, open_session
 from service.types import Floats, Image, InferenceInput, Options
+from tests.support.networks import save_networks
 
 WEIGHTS = Path(__file__).parents[2] / "model" / "weights"
-SHAPES = {"pose": (256, 192, 3), "detector": (384, 384, 3)}
+SHAPES = {"pose": (256, 192, 3), "detector": (416, 416, 3)}
 
 
 SESSIONS = (OnnxSession, OpenVinoSession)
@@ -56,6 +59,7 @@ class Numbered:
     metadata: Mapping[str, str] = {"version": "1"}
     batches = False
     runtime = "none"
+    precision = "float32"
 
     def __init__(self, together: int = 1) -> None:
         self.runs: list[int] = []
@@ -135,14 +139,61 @@ def test_openvino_refuses_a_damaged_file(tmp_path: Path) -> None:
         open_session(tmp_path / "pose.onnx", "pose", threads=1, runtime="openvino")
 
 
+VNNI = "fpu avx2 avx512f avx512_vnni"
+
+
 @pytest.mark.parametrize(
-    ("flags", "installed", "pose"),
-    [("fpu avx2 avx512f", True, "openvino"), ("fpu avx2 avx512f", False, "onnx"), ("fpu avx2", True, "onnx")],
+    ("flags", "installed", "pose", "detector"),
+    [
+        (VNNI, True, ("openvino", "int8"), ("openvino", "int8")),
+        (VNNI, False, ("onnxruntime", "float32"), ("onnxruntime", "float32")),
+        ("fpu avx2 avx512f", True, ("openvino", "float32"), ("onnxruntime", "float32")),
+        ("fpu avx2", True, ("onnxruntime", "float32"), ("onnxruntime", "float32")),
+    ],
 )
-def test_auto_is_openvino_where_it_saves_time(
-    flags: str, installed: bool, pose: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_what_the_processor_runs_fastest(
+    flags: str, installed: bool, pose: tuple[str, str], detector: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(runtime, "_processor_flags", lambda: set(flags.split()))
     monkeypatch.setattr(runtime, "find_spec", lambda name: installed or None)
-    assert runtime._fastest("pose") == pose
-    assert runtime._fastest("detector") == "onnx"
+    models = open_pipeline(WEIGHTS, threads=1).models
+    assert (models.pose.runtime, models.pose.precision) == pose
+    assert (models.detector.runtime, models.detector.precision) == detector
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_runtime_that_is_asked_for_runs_the_file_that_is_named(
+    name: Literal["onnx", "openvino"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_processor_flags", lambda: set(VNNI.split()))
+    assert open_session(WEIGHTS / "pose.onnx", "pose", threads=1, runtime=name).precision == "float32"
+    assert open_session(WEIGHTS / "pose.int8.onnx", "pose", threads=1, runtime=name).precision == "int8"
+
+
+def test_an_int8_file_of_another_network_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime, "_processor_flags", lambda: set(VNNI.split()))
+    save_networks(tmp_path, version="new")
+    for task in SHAPES:
+        shutil.copy(WEIGHTS / f"{task}.int8.onnx", tmp_path)
+    models = open_pipeline(tmp_path, threads=1).models
+    assert models.pose.version == models.detector.version == "new"
+    assert models.pose.precision == models.detector.precision == "float32"
+    assert [record.message for record in caplog.records] == ["int8 network not used"] * 2
+
+
+def test_int8_and_float32_find_the_same_persons(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = np.asarray(cv2.imread(str(WEIGHTS.parents[1] / "examples" / "astronaut.jpg")), np.uint8)
+    monkeypatch.setattr(runtime, "_processor_flags", lambda: set(VNNI.split()))
+    ours, int8 = (open_pipeline(WEIGHTS, threads=1, runtime=name) for name in ("onnx", "auto"))
+    assert int8.models.pose.precision == int8.models.detector.precision == "int8"
+    ((one,), (other,)) = (each.run([InferenceInput(photo, Options())]) for each in (ours, int8))
+    assert len(one.persons) == len(other.persons) >= 1
+    for person, same in zip(one.persons, other.persons, strict=True):
+        before, after = np.array(person.keypoints), np.array(same.keypoints)
+        sure = before[:, 2] > 0.5
+        assert sure.sum() >= 5
+        np.testing.assert_allclose(after[sure], before[sure], atol=6)
+        np.testing.assert_allclose(person.bbox, same.bbox, atol=12)
