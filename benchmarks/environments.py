@@ -13,6 +13,7 @@ PIPELINE = (
     "opencv-python-headless",
     "simplejpeg",
     "onnxruntime",
+    "openvino; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "prometheus-client",
     "pydantic",
     "grpcio",
