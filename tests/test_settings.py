@@ -1,10 +1,8 @@
 """Settings of the environment: what is wrong with them is said in one line, and nothing is ignored."""
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -13,6 +11,7 @@ import pytest
 
 from tests.api.test_lifecycle import run
 from tests.support.networks import save_networks
+from tests.support.processes import prepared
 from tests.support.service import ROOT, Launch
 
 
@@ -92,17 +91,17 @@ def test_a_port_that_is_taken_in_one_family_is_in_use(tmp_path: Path) -> None:
 def test_a_hang_up_ends_a_service_that_has_a_terminal(networks: dict[bool, Path], ignored: bool) -> None:
     """Unless `nohup` started it."""
     terminal, its_end = os.openpty()
-
-    def on_its_own_terminal() -> None:
-        os.login_tty(its_end)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-
+    on_its_own_terminal = f"""
+import os, signal
+os.login_tty({its_end})
+signal.signal(signal.SIGHUP, signal.{"SIG_IGN" if ignored else "SIG_DFL"})
+"""
     settings = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0", "POSE_WEIGHTS": str(networks[False])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
+        prepared(on_its_own_terminal, "-m", "service"),
         cwd=ROOT,
         env={**os.environ, **settings},
-        preexec_fn=on_its_own_terminal,
+        pass_fds=[its_end],
     )
     os.close(its_end)
     output = b""

@@ -24,6 +24,7 @@ from lgm_pose_client.clock import RecordingClock
 from lgm_pose_client.pictures import decode
 from lgm_pose_client.sources import open_source
 from tests.client.test_client import run
+from tests.support.processes import prepared
 from tests.support.rtsp import RtspCamera
 from tests.support.service import ROOT, Launch, Pixels, Service, encode
 
@@ -164,22 +165,23 @@ def camera(pixels: Pixels) -> Iterator[RtspCamera]:
     camera.close()
 
 
+# a test run in the background of a shell or by nohup ignores these signals, and its children would too
+END_ON_SIGNALS = """
+import signal
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     """The command, under way."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lgm_pose_client", *map(str, arguments)],
+        prepared(END_ON_SIGNALS, "-m", "lgm_pose_client", *arguments),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=end_on_signals,
     )
-
-
-def end_on_signals() -> None:
-    """A test run in the background of a shell or by nohup ignores these, and its children would too."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def answers_of(lines: Path) -> list[dict[str, object]]:
