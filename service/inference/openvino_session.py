@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from threading import local
+from queue import LifoQueue
 
 import numpy as np
 import openvino
 
-from service.inference.cpu import available_cpus
 from service.inference.session import joined, precision_of
 from service.types import Floats, Image
 
@@ -24,13 +23,13 @@ def _core() -> openvino.Core:
 
 
 class OpenVinoSession:
-    """See Session. Each calling thread has a request of its own; a batch runs image by image."""
+    """See Session. A batch runs image by image."""
 
     batches = False
     runtime = "openvino"
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        """Load `path` (N, H, W, 3): one call at a time on `threads`, or, with 1, one call for each processor.
+    def __init__(self, path: Path, *, threads: int, calls: int = 1) -> None:
+        """Load `path` (N, H, W, 3). threads: that share a call; calls: at the same time, further ones wait.
 
         Raises RuntimeError if OpenVINO cannot run it.
         """
@@ -39,22 +38,26 @@ class OpenVinoSession:
         self.metadata: Mapping[str, str] = {key: value.astype(str) for key, value in entries.items()}
         self.precision = precision_of(self.metadata)
         network.reshape([1, *list(network.input().partial_shape)[1:]])
-        streams = available_cpus() if threads == 1 else 1
         hints = {
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": streams * threads,
+            # 0: the calling thread does the work; otherwise it wakes another thread and waits for it
+            "NUM_STREAMS": 0 if threads == 1 else 1,
+            "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # the service's other threads need the processors, too
             "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16, where the processor has it
         }
-        self._network = _core().compile_model(network, "CPU", hints)
-        self._of_thread = local()
+        compiled = _core().compile_model(network, "CPU", hints)
+        copies = [_core().import_model(compiled.export_model(), "CPU", hints) for _ in range(1, calls)]
+        self._requests = LifoQueue[openvino.InferRequest]()
+        for each in (compiled, *copies):  # the calls of a network without streams wait for each other
+            self._requests.put(each.create_infer_request())
 
     def run(self, images: Image) -> tuple[Floats, ...]:
         """See Session: outputs (N, ...) of images (N, H, W, 3)."""
         return joined([self._run_one(np.ascontiguousarray(image)) for image in images[:, None]])
 
     def _run_one(self, image: Image) -> tuple[Floats, ...]:
-        if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._network.create_infer_request()
-        outputs = self._of_thread.request.infer({0: image}, share_inputs=True, share_outputs=False)
-        return tuple(outputs.values())
+        request = self._requests.get()
+        try:
+            return tuple(request.infer({0: image}, share_inputs=True, share_outputs=False).values())
+        finally:
+            self._requests.put(request)

@@ -82,18 +82,18 @@ def open_pipeline(files: Files | Path, *, threads: int, runtime: Runtime = "auto
     """
     if isinstance(files, Path):
         files = Files.of(files)
-    detector, pose = _open(files, threads, runtime)
+    detector, pose = _open(files, runtime, threads=threads)
     if pose.batches or threads == 1:
         alone = Networks(detector, pose)
         return Pipeline(alone, alone)
-    single_detector, single_pose = _open(files, 1, runtime)
+    single_detector, single_pose = _open(files, runtime, threads=1, calls=threads)
     spread = SpreadSession(pose, single_pose, threads=threads)
     return Pipeline(Networks(detector, spread), Networks(single_detector, single_pose))
 
 
-def _open(files: Files, threads: int, runtime: Runtime) -> tuple[Session, Session]:
+def _open(files: Files, runtime: Runtime, *, threads: int, calls: int = 1) -> tuple[Session, Session]:
     """The sessions of the detector and of the pose network."""
     return (
-        open_session(files.detector, "detector", threads=threads, runtime=runtime),
-        open_session(files.pose, "pose", threads=threads, runtime=runtime),
+        open_session(files.detector, "detector", threads=threads, calls=calls, runtime=runtime),
+        open_session(files.pose, "pose", threads=threads, calls=calls, runtime=runtime),
     )

@@ -121,11 +121,19 @@ class SpreadSession:
         return joined(parts)
 
 
-def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "auto") -> Session:
-    """The network of `path`, checked and warmed up. Raises ArtefactError when it is not valid for `task`."""
+def open_session(
+    path: Path, task: Task, *, threads: int, calls: int = 1, runtime: Runtime = "auto"
+) -> Session:
+    """The network of `path`, checked and warmed up. Raises ArtefactError when it is not valid for `task`.
+
+    On a CPU `threads` threads share a call, and `calls` calls run at the same time.
+    """
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
-    session = _fastest(path, task, threads) if runtime == "auto" else _open(path, task, threads, runtime)
+    if runtime == "auto":
+        session = _fastest(path, task, threads, calls)
+    else:
+        session = _open(path, task, runtime, threads, calls)
     try:
         metadata = KINDS[task].read(session.metadata)
     except MetadataError as error:
@@ -144,7 +152,7 @@ def open_session(path: Path, task: Task, *, threads: int, runtime: Runtime = "au
     return session
 
 
-def _open(path: Path, task: Task, threads: int, runtime: Runtime) -> Session:
+def _open(path: Path, task: Task, runtime: Runtime, threads: int, calls: int) -> Session:
     if runtime == "torch":
         return TorchSession(path, task, threads=threads)
     if runtime == "onnx":
@@ -152,12 +160,12 @@ def _open(path: Path, task: Task, threads: int, runtime: Runtime) -> Session:
     try:
         from service.inference.openvino_session import OpenVinoSession  # only this runtime needs openvino
 
-        return OpenVinoSession(path, threads=threads)
+        return OpenVinoSession(path, threads=threads, calls=calls)
     except (ImportError, RuntimeError) as error:
         raise ArtefactError(f"{path}: OpenVINO cannot run it: {_first_line(error)}") from error
 
 
-def _fastest(path: Path, task: Task, threads: int) -> Session:
+def _fastest(path: Path, task: Task, threads: int, calls: int) -> Session:
     """The network in the form that this machine runs fastest, each better than the next by more than a tenth:
 
     its int8 file in OpenVINO, on processors with AVX-512 VNNI; the pose network in OpenVINO, on processors
@@ -165,22 +173,14 @@ def _fastest(path: Path, task: Task, threads: int) -> Session:
     """
     flags = set() if _CUDA in onnxruntime.get_available_providers() else _processor_flags()
     if "avx512f" not in flags or not find_spec("openvino"):
-        return _open(path, task, threads, "onnx")
-    if "avx512_vnni" in flags and _has_int8(path):
-        return _open(int8_file(path), task, threads, "openvino")
-    return _open(path, task, threads, "openvino" if task == "pose" else "onnx")
-
-
-def _has_int8(path: Path) -> bool:
-    """Whether an int8 file lies next to the float32 file `path` and was made from it."""
-    if not int8_file(path).is_file():
-        return False
-    source = OnnxSession(int8_file(path), threads=1).metadata.get("float32_sha256")
-    if source != hashlib.sha256(path.read_bytes()).hexdigest():
+        return _open(path, task, "onnx", threads, calls)
+    if "avx512_vnni" in flags and int8_file(path).is_file():
+        session = _open(int8_file(path), task, "openvino", threads, calls)
+        if session.metadata.get("float32_sha256") == hashlib.sha256(path.read_bytes()).hexdigest():
+            return session
         reason = f"{int8_file(path)} is not made from {path}"
         logger.warning("int8 network not used", extra={"reason": reason})
-        return False
-    return True
+    return _open(path, task, "openvino" if task == "pose" else "onnx", threads, calls)
 
 
 def _processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
