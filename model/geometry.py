@@ -124,16 +124,22 @@ def letterbox(
 
 
 def _shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Image (H, W, 3) at a smaller size (width, height), each pixel the average of its area.
+    """Image (H, W, 3) at a smaller size (width, height), each pixel nearly the average of its area.
 
-    INTER_AREA computes with every pixel: 45 ms for a photo of 12 megapixels, more than the network takes. So
-    an image that is much larger is first sampled at four times the size, then halved twice: 7 ms.
+    Halved while it is at least four times as large, then sampled at twice the size and halved. INTER_AREA at
+    any other factor is 2 to 6 times as slow: 7 ms for a photo of 1920 x 1080, half of the detector's time.
     """
     width, height = size
-    if image.shape[1] > 6 * width and image.shape[0] > 6 * height:
-        image = np.asarray(cv2.resize(image, (4 * width, 4 * height)), np.uint8)
-        image = np.asarray(cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    while image.shape[1] >= 4 * width and image.shape[0] >= 4 * height:
+        image = _halved(image)
+    return _halved(np.asarray(cv2.resize(image, (2 * width, 2 * height)), np.uint8))
+
+
+def _halved(image: Pixels) -> Pixels:
+    """Image (H, W, 3) at half its size, each pixel the average of four; without an odd last row or column."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    even = image[: 2 * height, : 2 * width]
+    return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def nms(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
