@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,43 +28,45 @@ class Service:
         """command: arguments of the interpreter. settings: without the prefix POSE_."""
         variables = {f"POSE_{name.upper()}": str(value) for name, value in settings.items()}
         ports = {"POSE_HTTP_PORT": "0", "POSE_GRPC_PORT": "0"}
-        stderr, path = tempfile.mkstemp()
-        self._output = Path(path)
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={**os.environ, **ports, **variables},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,  # no terminal, whose end would be the service's
-        )
-        os.close(stderr)
-        self.log: list[dict[str, Any]] = []
-        self._logged = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._folder = Path(tempfile.mkdtemp())
+        self._ended_log: list[dict[str, Any]] | None = None
+        with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env={**os.environ, **ports, **variables},
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,  # no terminal, whose end would be the service's
+            )
         serving = self.wait_for_log("serving")
         self.url: str = serving["http"]
         self.grpc: str = f"127.0.0.1:{serving['grpc_port']}"
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._logged:
-                self.log.append(json.loads(line))
-                self._logged.notify_all()
+    @property
+    def _stdout(self) -> Path:
+        """A file, not a pipe: nobody reads it while a benchmark's clients run in this process."""
+        return self._folder / "stdout"
+
+    @property
+    def _stderr(self) -> Path:
+        return self._folder / "stderr"
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Its log until now."""
+        if self._ended_log is not None:
+            return self._ended_log
+        lines = self._stdout.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait_for_log(self, message: str, **fields: object) -> dict[str, Any]:
         """Wait for the first log line with that message and those fields."""
-        wanted = {"message": message, **fields}
-
-        def lines() -> list[dict[str, Any]]:
-            return [line for line in self.log if line | wanted == line]
-
-        with self._logged:
-            assert self._logged.wait_for(lines, timeout=60), self.log
-            return lines()[0]
+        wanted, deadline = {"message": message, **fields}, time.monotonic() + 60
+        while not (found := [line for line in self.log if line | wanted == line]):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        return found[0]
 
     def metric(self, name: str, /, **labels: str) -> float:
         """The current value of a metric, 0 without such a series."""
@@ -81,15 +84,14 @@ class Service:
     def wait(self) -> int:
         """The exit status; its whole log is then in `log`."""
         status = self.process.wait(timeout=60)
-        self._reader.join(timeout=10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self._output.unlink(missing_ok=True)
+        if self._ended_log is None:
+            self._ended_log = self.log
+            shutil.rmtree(self._folder)
         return status
 
     def greeting(self) -> str:
         """Its output at the terminal."""
-        return self._output.read_text()
+        return self._stderr.read_text()
 
     def close(self) -> None:
         """End it if it is still running."""
