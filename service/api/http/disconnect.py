@@ -1,8 +1,8 @@
 """Cancels work when its client disconnects."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from fastapi import Request
 
@@ -11,19 +11,23 @@ from service.errors import Abandoned
 T = TypeVar("T")
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client disconnects. Raises Abandoned."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    connection = asyncio.timeout(None)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Abandoned("the client closed the connection")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
+        async with connection:
+            end = asyncio.create_task(_end_when_disconnected(request, connection))
+            try:
+                return await work
+            finally:
+                end.cancel()
+    except TimeoutError:
+        if connection.expired():
+            raise Abandoned("the client closed the connection") from None
+        raise
 
 
-async def _disconnected(request: Request) -> None:
+async def _end_when_disconnected(request: Request, connection: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    connection.reschedule(0)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
@@ -44,11 +44,7 @@ class RestApi:
 
     def install(self, app: FastAPI) -> None:
         """Add the routes to an application."""
-        app.include_router(self._router())
-
-    def _router(self) -> APIRouter:
-        router = APIRouter()
-        router.add_api_route(
+        app.add_api_route(
             "/v1/poses",
             self.poses,
             methods=["POST"],
@@ -57,11 +53,11 @@ class RestApi:
             responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 504)},
             openapi_extra=BODY,
         )
-        router.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
-        router.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
-        router.add_api_route("/healthz", self.healthz, summary="Liveness")
-        router.add_api_route("/readyz", self.readyz, summary="Readiness", responses=problems(503))
-        router.add_api_route(
+        app.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
+        app.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
+        app.add_api_route("/healthz", self.healthz, summary="Liveness")
+        app.add_api_route("/readyz", self.readyz, summary="Readiness", responses=problems(503))
+        app.add_api_route(
             "/metrics",
             self.metrics,
             summary="Prometheus metrics",
@@ -70,8 +66,7 @@ class RestApi:
         )
         # after the documented routes, whose methods are those of the Allow header
         for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
-            router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
-        return router
+            app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
 
     async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
         """Every person of each image with its keypoints, in pixels of the upright image.
