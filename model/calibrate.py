@@ -134,9 +134,9 @@ def _batches(samples: Sequence[Sample], size: tuple[int, int]) -> Iterator[Tenso
         yield torch.from_numpy(np.stack(canvases)[..., ::-1].copy()).permute(0, 3, 1, 2).float()
 
 
-def photos_kept_apart(data: Path) -> list[Sample]:
-    """Training photos of a folder that are kept apart, with a human box of every person."""
-    return [sample for sample in read_data(data, "train") if kept_apart(sample) and sample.boxes_complete]
+def with_all_boxes(samples: Sequence[Sample]) -> list[Sample]:
+    """The photos that are kept apart and have a human box of every person."""
+    return [sample for sample in samples if kept_apart(sample) and sample.boxes_complete]
 
 
 def f1_of_margins(
@@ -186,10 +186,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of shards")
     parser.add_argument("--size", type=int, default=416, help="side of the exported input in pixels")
     options = parser.parse_args(arguments)
-    samples = photos_kept_apart(options.data)
+    train = read_data(options.data, "train")
+    samples = with_all_boxes(train)
     network = detector.resized(detector.load(options.weights), (options.size, options.size))
     network.config = replace(network.config, score_scale=1.0, score_shift=0.0)
-    renormalise(network, [each for each in read_data(options.data, "train") if not kept_apart(each)])
+    renormalise(network, [each for each in train if not kept_apart(each)])
     detected = detect(replace(torch_detector(network), min_score=MIN_BOX_SCORE), samples)
     scores, hits, persons = hits_of(detected, samples)
     calibration = fit(scores, hits, persons)

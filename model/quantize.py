@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from model.artefact import KINDS, DetectorMetadata, Metadata, PoseMetadata, Task, int8_file
 from model.evaluate import person_accuracy, pose_accuracy
-from model.geometry import Pixels, box_to_affine, crop, letterbox
+from model.geometry import Pixels
 from model.pose_dataset import read_data, usable
 from model.predictors import load_detector, load_pose, open_session
 from model.samples import Sample, kept_apart
+from model.topdown import detector_input, pose_input
 
 #: AP that a network may lose on the photos that are kept apart.
 MAX_LOSS = 0.005
@@ -124,14 +125,9 @@ def _inputs(metadata: Metadata, samples: Sequence[Sample]) -> Iterator[Pixels]:
     for index in np.random.default_rng(0).permutation(len(usual))[:IMAGES]:
         image, persons = usual[index].image(), usual[index].persons
         if isinstance(metadata, PoseMetadata):
-            box = next(filter(usable, persons)).box
-            affine = box_to_affine(box, metadata.input_size, metadata.crop_padding, metadata.alignment)
-            yield crop(image, affine, metadata.input_size)
+            yield pose_input(image, next(filter(usable, persons)).box, metadata)[0]
         elif isinstance(metadata, DetectorMetadata):
-            data = metadata
-            yield letterbox(
-                image, data.input_size, data.letterbox_fill, data.fit, data.input_step, data.resize
-            )[0]
+            yield detector_input(image, metadata)[0]
 
 
 def _ap(network: Path, metadata: Metadata, samples: Sequence[Sample]) -> float:

@@ -36,6 +36,19 @@ MAX_BOXES = 300
 CROPS_PER_RUN = 32
 
 
+def detector_input(image: Pixels, metadata: DetectorMetadata) -> tuple[Pixels, Floats]:
+    """What a detector sees of an image, uint8 (H, W, 3), and the affine (2, 3) of edges, image -> input."""
+    data = metadata
+    return letterbox(image, data.input_size, data.letterbox_fill, data.fit, data.input_step, data.resize)
+
+
+def pose_input(image: Pixels, box: Floats, metadata: PoseMetadata) -> tuple[Pixels, Floats]:
+    """What a pose network sees of the person in a box (4,), uint8 (H, W, 3), and the affine (2, 3), image ->
+    input."""
+    affine = box_to_affine(box, metadata.input_size, metadata.crop_padding, metadata.alignment)
+    return crop(image, affine, metadata.input_size), affine
+
+
 @dataclass(frozen=True)
 class Detector:
     """Person boxes from a detector network. min_score: of the boxes that it gives."""
@@ -47,16 +60,12 @@ class Detector:
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """The persons of each image, after non-maximum suppression: boxes (N, 4) and scores (N,), at least
         min_score and sorted by descending score."""
-        of_image = [self._canvas(image) for image in images]
+        of_image = [detector_input(image, self.metadata) for image in images]
         outputs = self._run([canvas for canvas, _ in of_image])
         return [
             self._select(image.shape[:2], boxes, scores, affine)
             for image, (_, affine), (boxes, scores) in zip(images, of_image, outputs, strict=True)
         ]
-
-    def _canvas(self, image: Pixels) -> tuple[Pixels, Floats]:
-        data = self.metadata
-        return letterbox(image, data.input_size, data.letterbox_fill, data.fit, data.input_step, data.resize)
 
     def _run(self, canvases: Sequence[Pixels]) -> list[tuple[Floats, Floats]]:
         """Boxes (A, 4) and scores (A,) of each canvas."""
@@ -97,19 +106,12 @@ class PoseEstimator:
     def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
         """Keypoints (N, K, 3) as x, y in pixels of the image and score in [0, 1], of the boxes (N, 4) of each
         image. The crops of all images run together."""
-        of_image = [[self._affine(box) for box in each] for each in boxes]
-        size = self.metadata.input_size
-        crops = [
-            crop(image, affine, size)
-            for image, affines in zip(images, of_image, strict=True)
-            for affine in affines
+        of_image = [
+            [pose_input(image, box, self.metadata) for box in each]
+            for image, each in zip(images, boxes, strict=True)
         ]
-        found = self._keypoints(crops)
-        return [self._placed(found, affines) for affines in of_image]
-
-    def _affine(self, box: Floats) -> Floats:
-        data = self.metadata
-        return box_to_affine(box, data.input_size, data.crop_padding, data.alignment)
+        found = self._keypoints([crop for each in of_image for crop, _ in each])
+        return [self._placed(found, [affine for _, affine in each]) for each in of_image]
 
     def _placed(self, found: Iterator[Floats], affines: Sequence[Floats]) -> Floats:
         """The next keypoints, one person (K, 3) for each crop, moved into the image: (N, K, 3)."""
