@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,19 @@ def machine() -> dict[str, Any]:
         "processors": available_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
+        "runtimes": _runtimes(),
         "commit": commit.stdout.strip() or "unknown",
         "weights": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in WEIGHTS.glob("*.onnx")
         },
         "load_average": round(os.getloadavg()[0], 1),
     }
+
+
+def _runtimes() -> str:
+    """The runtimes that are installed, with their versions."""
+    installed = [name for name in ("onnxruntime", "openvino") if find_spec(name)]
+    return ", ".join(f"{name} {version(name)}" for name in installed)
 
 
 def _processor() -> str:

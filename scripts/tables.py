@@ -49,7 +49,7 @@ def result(name: str) -> tuple[list[dict[str, Any]], str]:
     machine = found["machine"]
     about = (
         f"Rounds: {found['rounds']}; processors: {machine['processors']} of {machine['processor']}; "
-        f"onnxruntime {machine['onnxruntime']}; load average {machine['load_average']}; "
+        f"{machine['runtimes']}; load average {machine['load_average']}; "
         f"commit {machine['commit']}."
     )
     return found["rows"], about

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attack, cameras_age, network, other_servers, overload, service, stalled
+from benchmarks import attack, cameras_age, network, other_servers, overload, service, stalled, steps
 from benchmarks.baseline_networks import BASELINES
 from benchmarks.rounds import Case, Figures, interleaved
 from tests.model.shards import write_shard
@@ -165,3 +165,11 @@ def test_attacks_need_their_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="slowhttptest is not installed"):
         attack.main([])
+
+
+def test_the_steps_of_a_photo_add_up_to_its_time() -> None:
+    found = steps.profiled(steps.PHOTO.read_bytes(), 2)
+    assert all(seconds > 0 for seconds in found.values()), found
+    together = found.pop("together")
+    assert sum(found.values()) == pytest.approx(together)
+    assert found["detector"] + found["pose network"] > together / 2
