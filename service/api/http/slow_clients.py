@@ -15,6 +15,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from service.api.http.joined_writes import JoinedWrites
 from service.api.http.problem import pose_problem, problem
 from service.api.intake import GRACE_S
 from service.errors import ConfigError, MalformedBody, ReceiptTimeout
@@ -100,6 +101,8 @@ class PatientHttp(HttpToolsProtocol):
         self._receiving[self] = None
         self._body_bytes, self._body_begun = 0, self.loop.time()
         super().on_headers_complete()
+        if self.cycle is not None:  # otherwise the request became a WebSocket
+            self.cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
