@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, create_calibrator
+from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
@@ -34,10 +35,12 @@ MAX_LOSS = 0.005
 IMAGES = 256  # for the ranges
 
 _LAYERS = ["Conv", "ConvTranspose"]
-#: Number of first convolutions that stay in float32: they see the finest differences and take little time.
-FLOAT_LAYERS: dict[Task, int] = {"pose": 5, "detector": 3}
+#: Positions of the convolutions that stay in float32: int8 loses most in the first depthwise convolution.
+FLOAT_LAYERS: dict[Task, tuple[int, ...]] = {"pose": (1, 2), "detector": (1,)}
 #: Per cent of the values of a tensor that its range includes; the others are clipped.
 _INCLUDED = 99.99
+#: Range of the first convolution's input, images / 127.5 - 1: then each step is a value of a pixel.
+_PIXELS = TensorData(lowest=np.float32(-1), highest=np.float32(1))
 
 
 class QuantisationError(RuntimeError):
@@ -80,10 +83,10 @@ def write_int8(network: Path, data: Path) -> float:
     return loss
 
 
-def quantize(network: Path, images: Iterable[Pixels], float_layers: int) -> onnx.ModelProto:
+def quantize(network: Path, images: Iterable[Pixels], float_layers: Sequence[int]) -> onnx.ModelProto:
     """The network of an ONNX file in int8.
 
-    images: uint8 (H, W, 3) BGR, inputs of the network. float_layers: how many of the first convolutions stay
+    images: uint8 (H, W, 3) BGR, inputs of the network. float_layers: positions of the convolutions that stay
     in float32.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -96,9 +99,11 @@ def quantize(network: Path, images: Iterable[Pixels], float_layers: int) -> onnx
         )  # fmt: skip
         for image in images:
             calibrator.collect_data(_OneImage(image))
+        ranges = calibrator.compute_data()
+        ranges.data[_layers(model.graph)[0].input[0]] = _PIXELS
         quantizer = QDQQuantizer(
             model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8, tensors_range=calibrator.compute_data(),
+            activation_qType=QuantType.QUInt8, tensors_range=ranges,
             nodes_to_quantize=[], nodes_to_exclude=_kept(model.graph, float_layers),
             op_types_to_quantize=_LAYERS,
             # OpenVINO fuses the addition of a shortcut only into a convolution with a float32 output
@@ -109,14 +114,18 @@ def quantize(network: Path, images: Iterable[Pixels], float_layers: int) -> onnx
     return quantized
 
 
-def _kept(graph: onnx.GraphProto, first: int) -> list[str]:
-    """Names of the convolutions that stay in float32.
+def _layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    return [node for node in graph.node if node.op_type in _LAYERS]
+
+
+def _kept(graph: onnx.GraphProto, float_layers: Sequence[int]) -> list[str]:
+    """Names of the convolutions that stay in float32: those at the positions `float_layers`, and others.
 
     Those that share their weights are among them: their inputs differ in scale, and a bias has only one.
     """
-    layers = [node for node in graph.node if node.op_type in _LAYERS]
+    layers = _layers(graph)
     uses = Counter(node.input[1] for node in layers)
-    return [node.name for n, node in enumerate(layers) if n < first or uses[node.input[1]] > 1]
+    return [node.name for n, node in enumerate(layers) if n in float_layers or uses[node.input[1]] > 1]
 
 
 def _inputs(metadata: Metadata, samples: Sequence[Sample]) -> Iterator[Pixels]:

@@ -52,7 +52,7 @@ def test_an_int8_file_says_what_it_is_and_finds_what_float32_finds(
 
 
 @pytest.mark.parametrize("task", ["pose", "detector"])
-def test_the_first_layers_and_those_with_shared_weights_stay_in_float32(task: Task) -> None:
+def test_the_chosen_layers_and_those_with_shared_weights_stay_in_float32(task: Task) -> None:
     graph = onnx.load(WEIGHTS / f"{task}.int8.onnx").graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     layers = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
@@ -61,9 +61,19 @@ def test_the_first_layers_and_those_with_shared_weights_stay_in_float32(task: Ta
         node.input[1] for node in onnx.load(WEIGHTS / f"{task}.onnx").graph.node if node.op_type == "Conv"
     )
     shared = sum(count for count in uses.values() if count > 1)
-    first = quantize.FLOAT_LAYERS[task]
-    assert int8[:first] == [False] * first
-    assert int8.count(False) == first + shared and len(layers) > 50
+    chosen = quantize.FLOAT_LAYERS[task]
+    assert [position for position in range(10) if not int8[position]] == list(chosen)
+    assert int8.count(False) == len(chosen) + shared and len(layers) > 50
+
+
+@pytest.mark.parametrize("task", ["pose", "detector"])
+def test_the_first_layer_sees_each_value_of_a_pixel(task: Task) -> None:
+    graph = onnx.load(WEIGHTS / f"{task}.int8.onnx").graph
+    values = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    made_by = {output: node for node in graph.node for output in node.output}
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    scale = values[made_by[first.input[0]].input[1]]
+    np.testing.assert_allclose(scale, 1 / 127.5, rtol=1e-6)
 
 
 def test_a_network_that_loses_too_much_is_not_written(
