@@ -39,6 +39,7 @@ from service.inference.reloadable import AnyPipeline, ReloadablePipeline
 from service.inference.runtime import Files
 from service.security.credentials import Security
 
+_CPU_BATCH = 2  # images that a processor takes at once: the second finds the networks in its cache
 _OTHER_CALLS = 256  # parallel gRPC calls in addition to those for persons: health checks, watches, reflection
 
 
@@ -97,11 +98,18 @@ def _open_core(settings: Settings) -> Core:
     threads = settings.threads or cpus
     worker = ReloadablePipeline(lambda: _open_pipeline(settings, threads))
     decoders = ThreadPoolExecutor(cpus, "decoder")
+    stages = Stages(
+        worker.run,
+        decoders if worker.batches else None,
+        max_pixels=settings.max_pixels,
+        skeleton=worker.skeleton,
+    )
     batcher = Batcher(
-        Stages(worker.run, decoders, max_pixels=settings.max_pixels, skeleton=worker.skeleton).run,
+        stages.run,
         # on a GPU one runner decodes the next batch while the other uses the device
         runners=2 if worker.batches else threads,
-        max_batch=settings.max_batch if worker.batches else 1,
+        max_batch=settings.max_batch if worker.batches else _CPU_BATCH,
+        spread=not worker.batches,
         alive=worker.alive,
         restart=worker.restart,
     )

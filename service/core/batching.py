@@ -1,4 +1,4 @@
-"""Queue and runners: sources take turns, and a free runner takes the items that wait at that moment.
+"""Queue and runners: sources take turns, and a free runner takes items that wait at that moment.
 
 There is no timer: no item waits for a batch to fill. When the worker is lost, all running and waiting items
 fail. It is restarted, and new items are refused until then.
@@ -51,17 +51,19 @@ class Batcher(Generic[Item, Result]):
         *,
         runners: int = 1,
         max_batch: int = 1,
+        spread: bool = False,
         alive: Callable[[], bool] = lambda: True,
         restart: Callable[[], None] = lambda: None,
     ) -> None:
         """run: returns one result for each item, in order; all runners call it at the same time.
 
         runners: number of threads that call `run`. max_batch: maximum number of items of a call.
+        spread: each runner has a processor of its own, so a runner takes at most its share of the items.
 
         The worker is lost when `alive` returns False, and when `run` raises WorkerLost, MemoryError or a
         BaseException that is not an Exception. Then one of the runners calls `restart` until it succeeds.
         """
-        self._run, self._max_batch = run, max_batch
+        self._run, self._max_batch, self._spread = run, max_batch, spread
         self._alive, self._restart = alive, restart
         self._lost, self._losses, self._back = False, 0, monotonic()
         self._life = 0  # number of the worker's current life; several runners may see its end
@@ -175,7 +177,7 @@ class Batcher(Generic[Item, Result]):
             _settle(batch, self._outcomes([turn.item for turn in batch]))
 
     def _take(self, look_s: float | None) -> tuple[list[Turn[Item, Result]], int] | None:
-        """Up to `max_batch` turns, one from each source in turn, and the number of the worker's life.
+        """One or more turns, one from each source in turn, and the number of the worker's life.
 
         An empty list when the worker dies while no item waits; None when closed and empty. look_s: interval
         of the check of an idle worker, None for no check.
@@ -186,7 +188,8 @@ class Batcher(Generic[Item, Result]):
             if self._closed and not self._waiting:
                 return None
             batch: list[Turn[Item, Result]] = []
-            while self._waiting and len(batch) < self._max_batch:
+            most = self._most()
+            while self._waiting and len(batch) < most:
                 source = next(iter(self._waiting))
                 queue = self._waiting.pop(source)
                 turn = queue.popleft()
@@ -197,6 +200,13 @@ class Batcher(Generic[Item, Result]):
                 if queue:
                     self._waiting[source] = queue  # it has its next turn after all others
             return batch, self._life
+
+    def _most(self) -> int:
+        """How many of the waiting items a runner takes, at most."""
+        if not self._spread:
+            return self._max_batch
+        waiting = sum(map(len, self._waiting.values()))
+        return min(self._max_batch, max(1, waiting // len(self._runners)))
 
     def _outcomes(self, items: list[Item]) -> list[Result | PoseError]:
         """A result or an error for each item. If a batch fails, its items run again one by one."""

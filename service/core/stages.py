@@ -74,10 +74,12 @@ class Stages:
     """Processes jobs; several runners call it at the same time."""
 
     def __init__(
-        self, infer: Infer, decoders: Executor, *, max_pixels: int, skeleton: Skeleton = COCO
+        self, infer: Infer, decoders: Executor | None, *, max_pixels: int, skeleton: Skeleton = COCO
     ) -> None:
-        """decoders: for batches; a job that comes alone is decoded by its runner. max_pixels: of an image.
-        skeleton: of the persons that are drawn."""
+        """decoders: for batches; without them, and for a job that comes alone, the runner decodes.
+
+        max_pixels: of an image. skeleton: of the persons that are drawn.
+        """
         self._infer, self._decoders, self._max_pixels = infer, decoders, max_pixels
         self._skeleton = skeleton
         self._memory = PixelMemory(_DECODED_IMAGES * max_pixels)
@@ -102,7 +104,7 @@ class Stages:
 
     def _run(self, jobs: Sequence[Job], pixels: Sequence[int | PoseError]) -> list[Done | PoseError]:
         begun = perf_counter()
-        each_of = map if len(jobs) == 1 else self._decoders.map
+        each_of = map if self._decoders is None or len(jobs) == 1 else self._decoders.map
         found: list[InferenceInput | _Found | PoseError] = [*each_of(_frame, jobs, pixels)]
         decoded = perf_counter()
         frames = [each for each in found if isinstance(each, InferenceInput)]

@@ -56,6 +56,22 @@ async def test_a_free_worker_takes_the_waiting_items_as_a_batch() -> None:
     await batcher.close()
 
 
+async def test_a_runner_takes_at_most_its_share() -> None:
+    worker = Worker()
+    batcher = Batcher(worker, runners=2, max_batch=2, spread=True)
+    tasks = await submit(batcher, 0, 1)
+    for _ in range(2):
+        await worker.has_begun()
+    tasks += await submit(batcher, *range(2, 8))
+    for _ in range(4):
+        worker.go.release()
+        await worker.has_begun()
+    worker.go.release(2)
+    assert await results(tasks) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert worker.batches[2:] == [[2, 3], [4, 5], [6], [7]]
+    await batcher.close()
+
+
 async def test_runners_work_at_the_same_time_and_each_answer_leaves_when_it_is_done() -> None:
     begun = threading.Barrier(16)
     go = [threading.Event() for _ in range(16)]

@@ -25,6 +25,7 @@ from service.core.stages import Done, Job, Stages
 from service.errors import InvalidImage
 from service.inference.runtime import open_session
 from service.inference.session import Session
+from service.observability.metrics import BATCH_IMAGES
 from service.types import Floats, Image, InferenceInput, InferenceResult, Options, Person, Timings
 from tests.support.service import Pixels, encode
 
@@ -181,6 +182,35 @@ async def test_a_drawing_decodes_its_image_once_and_within_the_memory(
     assert free == [4 * 10**6 - 128 * 128]
 
 
+def test_without_decoders_a_runner_decodes_its_batch(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def watching_decode(picture: bytes, rotate: int) -> Image:
+        threads.append(threading.current_thread())
+        return decode(picture, rotate)
+
+    monkeypatch.setattr(service.core.stages, "decode", watching_decode)
+    outcomes = Stages(sleeping, None, max_pixels=10**6).run([Job(small, Options(), 0)] * 2)
+    assert [type(each) for each in outcomes] == [Done, Done]
+    assert threads == [threading.current_thread()] * 2
+
+
+async def test_with_many_clients_a_processor_takes_two_images_at_once(
+    networks: dict[bool, Path], small: bytes
+) -> None:
+    app = service.app.create_app(Settings(weights=networks[False], http_port=0, grpc_port=0, threads=2))
+    async with app.router.lifespan_context(app):
+        core: Estimator = app.state.estimator
+        together = [*BATCH_IMAGES.collect()[0].samples]
+        await asyncio.gather(*(core.estimate([small], Options()) for _ in range(32)))
+        later = [*BATCH_IMAGES.collect()[0].samples]
+    batches, images = (
+        next(now.value - then.value for then, now in zip(together, later, strict=True) if then.name == name)
+        for name in ("pose_batch_images_count", "pose_batch_images_sum")
+    )
+    assert images == 32 and 16 <= batches < 24
+
+
 def test_a_batch_that_is_too_large_for_the_memory_runs_in_parts(small: bytes) -> None:
     batches: list[int] = []
 
@@ -207,7 +237,8 @@ class Meeting:
         self.runtime, self.precision = session.runtime, session.precision
 
     def run(self, images: Image) -> tuple[Floats, ...]:
-        self._barrier.wait(60)
+        for _ in images:
+            self._barrier.wait(60)
         return self._session.run(images)
 
 
