@@ -1,11 +1,18 @@
-"""Records each request: one log line, metrics, and an id that is returned to the client."""
+"""Records each request: one log line, metrics, and an id that is returned to the client.
 
+A request is recorded a few milliseconds after its answer: a client that waited for it sends its next request
+at once, which is read first.
+"""
+
+import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from grpc import StatusCode
@@ -21,6 +28,8 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STAGES = ("decode", "queue", "detect", "pose", "other")
 _SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in (*_STAGES, "receive")}
 _SERVED = ("200", "OK")
+_DELAY_S = 0.003  # a runner decodes the client's next image then, which needs only one processor
+_answered: deque[Callable[[], None]] = deque()  # what records the requests that are not recorded yet
 _OUR_FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
@@ -59,7 +68,7 @@ def named_client() -> dict[str, str]:
 def observed(
     api: str, ident: str, *, code: str, level: int = logging.INFO, since: float | None = None
 ) -> Iterator[Access]:
-    """Measures, counts and logs a request; code: its status if the answer sets no other.
+    """Measures, counts and logs a request of this event loop; code: its status if the answer sets no other.
 
     since: its start in seconds of `perf_counter`, by default now.
     """
@@ -70,7 +79,16 @@ def observed(
             yield access
         finally:
             IN_FLIGHT.labels(api).dec()
-            _record(api, access, perf_counter() - access.since, level, trace_id)
+            seconds = perf_counter() - access.since
+            _describe(access)
+            _answered.append(partial(_record, api, access, seconds, level, trace_id, named_client()))
+            asyncio.get_running_loop().call_later(_DELAY_S, record_answered)
+
+
+def record_answered() -> None:
+    """Record the requests that were just answered; to be called before metrics are read, and at the end."""
+    while _answered:
+        _answered.popleft()()
 
 
 @contextmanager
@@ -114,11 +132,22 @@ def observed_opening(api: str, ident: str) -> Iterator[Opening]:
         raise
 
 
-def _record(api: str, access: Access, seconds: float, level: int, trace_id: str) -> None:
+def _describe(access: Access) -> None:
+    ours = access.code.startswith("5") or access.code in _OUR_FAULTS
+    describe_span(failed=ours, request_id=access.request_id, code=access.code, persons=_persons(access))
+
+
+def _persons(access: Access) -> int:
+    return sum(len(poses.persons) for poses in access.poses)
+
+
+def _record(
+    api: str, access: Access, seconds: float, level: int, trace_id: str, client: Mapping[str, str]
+) -> None:
     REQUESTS.labels(api, access.code).inc()
     if access.code in _SERVED:  # an invalid or refused request is answered at once
         REQUEST_SECONDS.labels(api).observe(seconds, {"trace_id": trace_id})
-    persons = sum(len(poses.persons) for poses in access.poses)
+    persons = _persons(access)
     PERSONS.inc(persons)
     IMAGES.inc(len(access.poses))
     stages = {stage: [getattr(poses.timings, stage) for poses in access.poses] for stage in _STAGES}
@@ -127,8 +156,6 @@ def _record(api: str, access: Access, seconds: float, level: int, trace_id: str)
             _SECONDS_OF[stage].observe(value)
     if access.receive is not None:
         _SECONDS_OF["receive"].observe(access.receive)
-    ours = access.code.startswith("5") or access.code in _OUR_FAULTS
-    describe_span(failed=ours, request_id=access.request_id, code=access.code, persons=persons)
     logger.log(
         level,
         "request",
@@ -136,7 +163,7 @@ def _record(api: str, access: Access, seconds: float, level: int, trace_id: str)
             "request_id": access.request_id,
             "trace_id": trace_id,
             "api": api,
-            **named_client(),
+            **client,
             "code": access.code,
             "seconds": round(seconds, 6),
             "images": len(access.poses),

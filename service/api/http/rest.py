@@ -28,6 +28,7 @@ from service.api.intake import Intake
 from service.core.coco import CocoResult, coco_results
 from service.core.estimator import Estimator
 from service.errors import InvalidArgument
+from service.observability.access_log import record_answered
 from service.types import Models, Poses
 
 _MAX_ACCEPT = 1024  # characters
@@ -114,6 +115,7 @@ class RestApi:
 
     async def metrics(self, request: Request) -> Response:
         """All metrics, in the text format of the Accept header."""
+        record_answered()
         # limit the length: thousands of types take 10 ms
         encoder, content_type = choose_encoder(request.headers.get("accept", "")[:_MAX_ACCEPT])
         return Response(encoder(REGISTRY), headers={"content-type": content_type})
