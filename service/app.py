@@ -40,7 +40,7 @@ from service.inference.runtime import Files
 from service.observability.access_log import record_answered
 from service.security.credentials import Security
 
-_CPU_BATCH = 2  # images that a processor takes at once: the second finds the networks in its cache
+_CPU_BATCH = 2  # images that a processor takes at once: each then takes less time
 _OTHER_CALLS = 256  # parallel gRPC calls in addition to those for persons: health checks, watches, reflection
 
 
