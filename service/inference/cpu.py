@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""Which processors this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -12,6 +12,11 @@ def available_cpus(root: Path = Path("/")) -> int:
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([affinity, *_quotas(root)])))
+
+
+def is_whole_machine(threads: int) -> bool:
+    """Whether the machine has `threads` processors, and this process may use all of them."""
+    return threads == available_cpus() == os.cpu_count()
 
 
 def _quotas(root: Path) -> Iterator[float]:

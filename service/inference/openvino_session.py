@@ -8,6 +8,7 @@ from queue import LifoQueue
 import numpy as np
 import openvino
 
+from service.inference.cpu import is_whole_machine
 from service.inference.session import joined, precision_of
 from service.types import Floats, Image
 
@@ -42,7 +43,9 @@ class OpenVinoSession:
             # 0: the calling thread does the work; otherwise it wakes another thread and waits for it
             "NUM_STREAMS": 0 if threads == 1 else 1,
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # the service's other threads need the processors, too
+            # the scheduler sometimes runs two threads of a call on one processor. Services that each have a
+            # part of the machine would all pin theirs to the first processors
+            "ENABLE_CPU_PINNING": threads > 1 and is_whole_machine(threads),
             "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16, where the processor has it
         }
         compiled = _core().compile_model(network, "CPU", hints)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.inference.cpu import available_cpus
+from service.inference import cpu
+from service.inference.cpu import available_cpus, is_whole_machine
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -58,3 +59,12 @@ def test_cgroup_v1(tmp_path: Path, quota: str, cpus: int) -> None:
 
 def test_without_a_cgroup_the_affinity_applies(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == 8
+
+
+def test_a_quota_or_an_affinity_leaves_a_part_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cpu, "available_cpus", lambda: 8)
+    assert is_whole_machine(8)
+    assert not is_whole_machine(4)
+    monkeypatch.setattr(cpu, "available_cpus", lambda: 2)
+    assert not is_whole_machine(2)

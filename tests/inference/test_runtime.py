@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from service.errors import ArtefactError
-from service.inference import runtime
+from service.inference import openvino_session, runtime
 from service.inference.openvino_session import OpenVinoSession
 from service.inference.pipeline import open_pipeline
 from service.inference.runtime import OnnxSession, SpreadSession, open_session
@@ -132,6 +132,30 @@ def test_a_gpu_tries_no_algorithms_while_requests_wait(monkeypatch: pytest.Monke
     OnnxSession(WEIGHTS / "pose.onnx", threads=1)
     heuristic = {"cudnn_conv_algo_search": "HEURISTIC"}
     assert asked == [("CUDAExecutionProvider", heuristic), "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "threads", "pinned"), [(True, 2, True), (False, 2, False), (True, 1, False)]
+)
+def test_openvino_pins_the_threads_of_a_call_where_it_has_the_whole_machine(
+    monkeypatch: pytest.MonkeyPatch, whole: bool, threads: int, pinned: bool
+) -> None:
+    asked: list[Mapping[str, object]] = []
+    core = openvino_session._core()
+
+    class Core:
+        read_model = staticmethod(core.read_model)
+
+        @staticmethod
+        def compile_model(network: object, device: str, hints: Mapping[str, object]) -> object:
+            asked.append(hints)
+            return core.compile_model(network, device, hints)
+
+    monkeypatch.setattr(openvino_session, "_core", Core)
+    monkeypatch.setattr(openvino_session, "is_whole_machine", lambda threads: whole)
+    session = OpenVinoSession(WEIGHTS / "pose.onnx", threads=threads)
+    session.run(np.zeros((1, *SHAPES["pose"]), np.uint8))
+    assert [hints["ENABLE_CPU_PINNING"] for hints in asked] == [pinned]
 
 
 def test_a_session_of_either_kind_reads_the_metadata_of_the_file() -> None:
