@@ -1,6 +1,7 @@
 """The command `lgm-pose`, also `python -m service`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from service.config import describe_settings, read_settings
@@ -39,9 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from service.doctor import run_doctor
 
         raise SystemExit(run_doctor(read_settings()))
+    settings = read_settings()
+    _configure_opencv(settings.max_pixels)
     from service.server import serve
 
-    serve(read_settings())
+    serve(settings)
+
+
+def _configure_opencv(max_pixels: int) -> None:
+    """Set what OpenCV reads when it is imported."""
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)  # backs up the limit of service.core.image
+    # otherwise its thread spins for 2 ms after each use, on a processor that others need
+    os.environ.setdefault("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER", "0")
 
 
 def _adopt(arguments: Sequence[str]) -> int | str:

@@ -142,10 +142,6 @@ def serve(settings: Settings) -> None:
     """Serve until a signal. Exits with a one-line message if that is not possible."""
     configure_logs()
     start_tracing()
-    # OpenCV reads these when it is imported. The limit backs up that of service.core.image
-    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(settings.max_pixels)
-    # otherwise its thread spins for 2 ms after each request, on a processor that others need
-    os.environ.setdefault("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER", "0")
     from service.app import create_app
 
     check_port("POSE_HTTP_PORT", settings.host, settings.http_port)

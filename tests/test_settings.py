@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -117,3 +118,22 @@ signal.signal(signal.SIGHUP, signal.{"SIG_IGN" if ignored else "SIG_DFL"})
     finally:
         process.kill()
         process.wait()
+
+
+def test_opencv_has_the_limit_of_pixels_too() -> None:
+    """It reads it when it is imported."""
+    code = """if True:
+        import sys
+        from service import cli
+        assert "cv2" not in sys.modules
+        cli._configure_opencv(max_pixels=99)
+        import service.server
+        import cv2, numpy
+        photo = cv2.imencode(".png", numpy.zeros((10, 10, 3), numpy.uint8))[1]
+        try:
+            cv2.imdecode(photo, cv2.IMREAD_COLOR)
+        except cv2.error:
+            print("refused")
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
