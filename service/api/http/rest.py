@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import orjson
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
 from service.api.http.access import access_of
 from service.api.http.disconnect import while_connected
+from service.api.http.query import parameters, read_query
 from service.api.http.schemas import (
     BODY,
     METRICS,
@@ -52,7 +52,7 @@ class RestApi:
             summary="The persons of one or more images",
             response_model=PosesAnswer | list[CocoResult],
             responses={200: PICTURE, **problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 504)},
-            openapi_extra=BODY,
+            openapi_extra=BODY | {"parameters": parameters(PosesQuery)},
         )
         app.add_api_route("/v1/models", self.models_now, summary="The loaded networks")
         app.add_api_route("/v1/skeleton", self.skeleton, summary="Description of the keypoints")
@@ -69,7 +69,7 @@ class RestApi:
         for path, probe in (("/healthz", self.healthz), ("/readyz", self.readyz), ("/metrics", self.metrics)):
             app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False, response_model=None)
 
-    async def poses(self, request: Request, query: Annotated[PosesQuery, Query()]) -> Response:
+    async def poses(self, request: Request) -> Response:
         """Every person of each image with its keypoints, in pixels of the upright image.
 
         The image is turned by its EXIF orientation, then by `rotate`. A keypoint that is not visible may be
@@ -77,6 +77,7 @@ class RestApi:
 
         One invalid image fails the whole request; the problem has its index.
         """
+        query = read_query(request, PosesQuery)
         async with received_images(request, self.intake, self.decoders) as images:
             picture = "image/jpeg" in request.headers.get("accept", "")
             if picture and len(images) > 1:

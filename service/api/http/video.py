@@ -7,13 +7,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from shutil import disk_usage
 from tempfile import TemporaryFile, gettempdir
-from typing import Annotated, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.http.access import access_of
 from service.api.http.form import FormReader, form_boundary
+from service.api.http.query import parameters, read_query
 from service.api.http.schemas import problems
 from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
 from service.api.http.upload import content_length, host_of, limited
@@ -55,16 +56,16 @@ class VideoApi:
             response_model=FrameAnswer,
             response_description="A line of JSON for each frame, and one for the end.",
             responses=problems(400, 408, 413, 415, 422, 429, 500, 501, 503, 507),
-            openapi_extra=VIDEO_BODY,
+            openapi_extra=VIDEO_BODY | {"parameters": parameters(VideoQuery)},
         )
 
-    async def videos(self, request: Request, query: Annotated[VideoQuery, Query()]) -> JsonLines:
+    async def videos(self, request: Request) -> JsonLines:
         """A line of JSON for each frame, in order, as soon as it is ready; then a line about the end.
 
         The last line has no `frame_id`. It is `end` with `counts` and the number of frames that could not be
         decoded (`lost`), or the `error` that ended the work. Closing the connection ends the work too.
         """
-        config = query.config()
+        config = read_query(request, VideoQuery).config()
         boundary = form_boundary(request.headers.get("content-type", ""), "video", _FIELDS)
         announced = content_length(request, self.intake.max_bytes)
         check_installed()
