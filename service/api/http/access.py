@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from starlette._utils import get_route_path
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.problem import problem, unforeseen_problem
@@ -56,19 +56,19 @@ class AccessMiddleware:
         """See ASGI."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = Headers(scope=scope)
-        join_trace(headers.get(TRACEPARENT))
-        ident = request_id(headers.get("x-request-id"))
+        headers = dict(reversed(scope["headers"]))  # the first of several with one name
+        join_trace(headers.get(TRACEPARENT.encode(), b"").decode("latin-1"))
+        ident = request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        body = _Body(receive, headers)
         api = self._recorded.get(get_route_path(scope)) if scope["method"] == "POST" else None
         if api is None:
-            return await self._answer(scope, receive, send, Access(ident, "500"))
+            return await self._answer(scope, body, send, Access(ident, "500"))
         with observed(api, ident, code="500") as access:
-            await self._answer(scope, receive, send, access)
+            await self._answer(scope, body, send, access)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, access: Access) -> None:
+    async def _answer(self, scope: Scope, body: "_Body", send: Send, access: Access) -> None:
         started = False
         scope.setdefault("state", {})["access"] = access
-        body = _Body(receive, Headers(scope=scope))
         limit = self._limits.by_path.get(get_route_path(scope), self._limits.max_bytes)
 
         async def send_on(message: Message) -> None:
@@ -102,11 +102,11 @@ class AccessMiddleware:
 class _Body:
     """The body of the current request. read: it is complete. held_back: until the service requests it."""
 
-    def __init__(self, receive: Receive, headers: Headers) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
         self._receive = receive
         self._received = 0
-        self.read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-        self.held_back = headers.get("expect", "").lower() == "100-continue"
+        self.read = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+        self.held_back = headers.get(b"expect", b"").lower() == b"100-continue"
 
     async def receive(self) -> Message:
         """See ASGI."""
