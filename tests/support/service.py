@@ -54,16 +54,20 @@ class Service:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """Its log until now."""
+        """Its log until now, with all answered requests: they are recorded within 0.1 s."""
         if self._ended_log is not None:
             return self._ended_log
+        time.sleep(0.3)
+        return self._written_log()
+
+    def _written_log(self) -> list[dict[str, Any]]:
         lines = self._stdout.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait_for_log(self, message: str, **fields: object) -> dict[str, Any]:
         """Wait for the first log line with that message and those fields."""
         wanted, deadline = {"message": message, **fields}, time.monotonic() + 60
-        while not (found := [line for line in self.log if line | wanted == line]):
+        while not (found := [line for line in self._written_log() if line | wanted == line]):
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
         return found[0]
@@ -85,7 +89,7 @@ class Service:
         """The exit status; its whole log is then in `log`."""
         status = self.process.wait(timeout=60)
         if self._ended_log is None:
-            self._ended_log = self.log
+            self._ended_log = self._written_log()
             shutil.rmtree(self._folder)
         return status
 
