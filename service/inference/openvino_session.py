@@ -43,8 +43,8 @@ class OpenVinoSession:
             # 0: the calling thread does the work; otherwise it wakes another thread and waits for it
             "NUM_STREAMS": 0 if threads == 1 else 1,
             "INFERENCE_NUM_THREADS": threads,
-            # a lone request takes 0.4 ms less; but services that each have a part of the machine would all pin
-            # their threads to the same processors
+            # a lone request takes 0.4 ms less; but services that each have a part of the machine would all
+            # pin their threads to the same processors
             "ENABLE_CPU_PINNING": threads > 1 and is_whole_machine(threads),
             "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16, where the processor has it
         }
