@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _configure_opencv(max_pixels: int) -> None:
     """Set what OpenCV reads when it is imported."""
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)  # backs up the limit of service.core.image
-    # otherwise its thread spins for 2 ms after each use, on a processor that others need
+    # otherwise its thread spins for 2 ms of a lone request, on a processor that others need
     os.environ.setdefault("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER", "0")
 
 

@@ -20,6 +20,7 @@ from service.api.grpc.server import LAST_WORDS_S
 from service.api.http.slow_clients import Connections, Limits, PatientHttp, PatientWebSocket, check_hooks
 from service.config import Settings, listed
 from service.errors import ArtefactError, ConfigError
+from service.observability.access_log import record_answered
 from service.observability.logs import configure_logs
 from service.observability.tracing import start_tracing
 from service.ports import check_port, is_any_ipv6, listen
@@ -154,7 +155,10 @@ def serve(settings: Settings) -> None:
         _warn_if_public(settings.host)
     # asyncio makes a socket on `::` IPv6 only
     sockets = [listen(settings.host, settings.http_port)] if is_any_ipv6(settings.host) else None
-    Server(app, settings).run(sockets)
+    try:
+        Server(app, settings).run(sockets)
+    finally:
+        record_answered()  # also those that a second SIGINT ended
 
 
 def _ends_with_its_terminal() -> bool:

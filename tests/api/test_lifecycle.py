@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,19 @@ async def test_sigterm_answers_what_was_accepted(launch: Launch, photo: bytes, r
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
     ]
+
+
+async def test_requests_that_a_second_interrupt_ends_are_recorded(launch: Launch, photo: bytes) -> None:
+    service = launch()
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        asked = asyncio.create_task(client.post("/v1/poses", files=[("image", photo)] * 60))
+        await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
+        for _ in range(2):
+            service.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.05)
+        await asyncio.gather(asked, return_exceptions=True)
+    await asyncio.to_thread(service.wait)
+    assert len([line for line in service.log if line["message"] == "request"]) == 1
 
 
 async def test_draining_ends_streams_and_refuses_calls(launch: Launch, photo: bytes) -> None:
