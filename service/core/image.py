@@ -140,8 +140,6 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    if _scans(data) > _MAX_SCANS:
-        raise ImageTooLarge(f"the JPEG has more than {_MAX_SCANS} scans")
     frame_size = _jpeg_frame_size(data)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -151,25 +149,26 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_frame_size(data: bytes) -> tuple[int, int]:
-    """Raises ValueError if there is no frame, InvalidImage for more than 8 bits."""
+    """Raises ValueError without a frame, InvalidImage for more than 8 bits, ImageTooLarge for many scans.
+
+    Only a progressive JPEG may have more scans than components.
+    """
+    size, progressive, scans = None, False, 0
     for marker, _, content in _jpeg_segments(data):
-        if marker in _FRAMES:
+        progressive |= marker in _PROGRESSIVE
+        scans += marker == _SOS
+        if marker in _FRAMES and size is None:
             bits, height, width = struct.unpack_from(">BHH", content)
             if bits != 8:
                 raise InvalidImage(f"a JPEG of {bits} bits for each colour is not accepted, only of 8")
-            return width, height
-    raise ValueError("no frame")
-
-
-def _scans(data: bytes) -> int:
-    """Number of scans of a progressive JPEG, else at most 1: others have no more scans than components."""
-    progressive, scans = False, 0
-    for marker, _, _ in _jpeg_segments(data):
-        progressive |= marker in _PROGRESSIVE
-        scans += marker == _SOS
-        if scans and not progressive:
+            size = width, height
+        if scans > _MAX_SCANS:
+            raise ImageTooLarge(f"the JPEG has more than {_MAX_SCANS} scans")
+        if scans and size and not progressive:
             break
-    return scans
+    if size is None:
+        raise ValueError("no frame")
+    return size
 
 
 def _jpeg_without_metadata(data: bytes) -> bytes:
