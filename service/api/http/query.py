@@ -1,15 +1,28 @@
-"""The parameters in the query of a request.
+"""Routes that read their parameters from the query themselves.
 
-FastAPI's own reading takes 0.1 ms of a lone request, which has none.
+FastAPI's own reading takes 0.2 ms of a lone request, which has none.
 """
 
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
 Query = TypeVar("Query", bound=BaseModel)
+
+
+class RequestRoute(APIRoute):
+    """A route whose endpoint gets the request and returns the response.
+
+    https://fastapi.tiangolo.com/how-to/custom-request-and-route/
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See APIRoute."""
+        return self.endpoint
 
 
 def read_query(request: Request, model: type[Query]) -> Query:

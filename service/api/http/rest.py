@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from service.api.http.access import access_of
 from service.api.http.disconnect import while_connected
-from service.api.http.query import parameters, read_query
+from service.api.http.query import RequestRoute, parameters, read_query
 from service.api.http.schemas import (
     BODY,
     METRICS,
@@ -45,9 +45,10 @@ class RestApi:
 
     def install(self, app: FastAPI) -> None:
         """Add the routes to an application."""
-        app.add_api_route(
+        app.router.add_api_route(
             "/v1/poses",
             self.poses,
+            route_class_override=RequestRoute,
             methods=["POST"],
             summary="The persons of one or more images",
             response_model=PosesAnswer | list[CocoResult],

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from service.api.http.access import access_of
 from service.api.http.form import FormReader, form_boundary
-from service.api.http.query import parameters, read_query
+from service.api.http.query import RequestRoute, parameters, read_query
 from service.api.http.schemas import problems
 from service.api.http.stream_schemas import VIDEO_BODY, FrameAnswer, VideoQuery, end_json, failure_json
 from service.api.http.upload import content_length, host_of, limited
@@ -47,9 +47,10 @@ class VideoApi:
 
     def install(self, app: FastAPI) -> None:
         """Add the route to an application."""
-        app.add_api_route(
+        app.router.add_api_route(
             "/v1/videos",
             self.videos,
+            route_class_override=RequestRoute,
             methods=["POST"],
             summary="The persons of each frame of a video",
             response_class=JsonLines,
