@@ -57,13 +57,13 @@ class Turns:
     """A lock that the hosts of clients get in turn, and the requests of a host in order of arrival."""
 
     def __init__(self) -> None:
-        self._taken = False
+        self.taken = False
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
     async def turn(self, host: str) -> AsyncIterator[None]:
         """Holds the lock."""
-        if self._taken:
+        if self.taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(host, deque()).append(turn)
             try:
@@ -72,7 +72,7 @@ class Turns:
                 if not turn.cancelled():  # it came at the same moment
                     self._pass_on()
                 raise
-        self._taken = True
+        self.taken = True
         try:
             yield
         finally:
@@ -87,7 +87,7 @@ class Turns:
                 self._waiting[host] = line  # it has its next turn after all others
             if not turn.done():  # otherwise the request has left
                 return turn.set_result(None)
-        self._taken = False
+        self.taken = False
 
 
 class Intake:
@@ -134,6 +134,9 @@ class Intake:
         self._freed.set()
 
     async def _take(self, size: int, host: str) -> int:
+        if self._free >= size and not self._turns.taken:  # nobody waits
+            self._free -= size
+            return size
         try:
             async with asyncio.timeout(self.timeout_s), self._turns.turn(host):
                 while self._free < size:
