@@ -1,32 +1,38 @@
 """The service and other servers with the same networks: `python -m benchmarks.other_servers`.
 
 LitServe, BentoML, Ray Serve, mosec and plain FastAPI run the service's pipeline in virtual environments
-that the first run creates. In each round the servers are started, measured and stopped one after the other,
-so they do not disturb each other. The image is the request body, or a form field where a server reads only
-forms.
+that the first run creates. The image is the request body, or a form field where a server reads only forms.
+
+With one client the servers differ by less than the speed of a machine does from one second to the next, so
+all servers are started, and asked in turn, a few requests each. The ones that are not asked are stopped:
+some use a processor while they wait. With several clients each server is started and measured on its own.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
-from time import monotonic, sleep
+from time import monotonic, perf_counter, sleep
 
 import psutil
 
 from benchmarks.environments import CACHE, python_of
-from benchmarks.load import HttpClient, under_load
-from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, interleaved, options, write
+from benchmarks.load import HttpClient, cpu_seconds, figures, under_load
+from benchmarks.rounds import ROOT, WEIGHTS, Case, Figures, Row, interleaved, options, row, write
 from tests.support.service import Service
 
 PHOTO = ROOT / "examples" / "astronaut.jpg"
 CLIENTS = (1, 8)
 STARTS_IN_S = 180
+TURN = 6  # requests; those before, which find the caches of another server, are not counted
+UNCOUNTED = 2
+Start = Callable[[], AbstractContextManager[tuple[psutil.Process, Callable[[], HttpClient]]]]
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,51 @@ def _end(process: psutil.Process) -> None:
         psutil.wait_procs(family, timeout=20)
 
 
-def ask(start: Callable[[], Iterator], clients: Sequence[int], seconds: float) -> Figures:
+def under_loads(start: Start, clients: Sequence[int], seconds: float) -> Figures:
     """Start a server and measure it; the names of the figures end with the number of clients."""
     found: Figures = {}
     with start() as (process, client):
         for number in clients:
-            loaded = under_load(client, number, seconds, process)
-            found |= {f"{name}_{number}": value for name, value in loaded.items()}
+            found |= _named(under_load(client, number, seconds, process), number)
     return found
+
+
+def in_turn(starts: Mapping[str, Start], seconds: float) -> dict[str, Figures]:
+    """Start all servers and measure each for `seconds` with one client, in turns."""
+    latencies: dict[str, list[float]] = {name: [] for name in starts}
+    busy = dict.fromkeys(starts, 0.0)
+    with ExitStack() as stack:
+        asking = {}
+        for name, start in starts.items():
+            process, client = stack.enter_context(start())
+            asking[name] = process, stack.enter_context(closing(client()))
+            stack.callback(_signal, process, signal.SIGCONT)
+            _signal(process, signal.SIGSTOP)
+        while min(map(sum, latencies.values())) < seconds:
+            for name, (process, ask) in asking.items():
+                _signal(process, signal.SIGCONT)
+                for _ in range(UNCOUNTED):
+                    ask()
+                used = cpu_seconds(process)
+                latencies[name] += [_seconds(ask) for _ in range(TURN)]
+                busy[name] += cpu_seconds(process) - used
+                _signal(process, signal.SIGSTOP)
+    return {name: _named(figures(each, sum(each), busy[name]), 1) for name, each in latencies.items()}
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    for each in (process, *process.children(recursive=True)):
+        each.send_signal(number)
+
+
+def _seconds(ask: Callable[[], bytes]) -> float:
+    begin = perf_counter()
+    ask()
+    return perf_counter() - begin
+
+
+def _named(found: Figures, clients: int) -> Figures:
+    return {f"{name}_{clients}": value for name, value in found.items()}
 
 
 def answers(server: Server) -> bool:
@@ -137,6 +180,23 @@ def answers(server: Server) -> bool:
     except TimeoutError as error:
         print(error, file=sys.stderr)
         return False
+
+
+def _rows(starts: Mapping[str, Start], clients: Sequence[int], seconds: float, rounds: int) -> list[Row]:
+    """The figures of each server at each number of clients."""
+    several = [number for number in clients if number > 1]
+    cases = [
+        Case("servers", {"server": name}, partial(under_loads, start, several, seconds))
+        for name, start in starts.items()
+    ]
+    rows = interleaved(cases, rounds) if several else [{"server": name} for name in starts]
+    if 1 in clients:
+        measured = [in_turn(starts, seconds) for _ in range(rounds)]
+        reference = [each["ours"] for each in measured]
+        for one in rows:
+            for part, found in row([each[one["server"]] for each in measured], reference).items():
+                one.setdefault(part, {}).update(found)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,11 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ours, image in a form": partial(ours, "image"),
         **{name: partial(running, SERVERS[name]) for name in chosen.only if name not in absent},
     }
-    cases = [
-        Case("servers", {"server": name}, partial(ask, start, chosen.clients, chosen.seconds))
-        for name, start in starts.items()
-    ]
-    rows = interleaved(cases, chosen.rounds)
+    rows = _rows(starts, chosen.clients, chosen.seconds, chosen.rounds)
     write(chosen.out, chosen.rounds, rows, clients=chosen.clients, absent=absent)
 
 

@@ -102,11 +102,12 @@ def test_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_servers, "python_of", lambda name: Path(sys.executable))
     monkeypatch.setattr(other_servers, "CACHE", tmp_path)
     out = tmp_path / "other_servers.json"
-    command = ["--rounds", "1", "--seconds", "0.1", "--clients", "2", "--out", str(out)]
+    command = ["--rounds", "1", "--seconds", "0.1", "--clients", "1", "2", "--out", str(out)]
     other_servers.main([*command, "--only", "FastAPI, thread pool"])
     found = rows(out)
     assert [row["server"] for row in found] == ["ours", "ours, image in a form", "FastAPI, thread pool"]
-    assert all(row["figures"].keys() == {f"{name}_2" for name in FIGURES} for row in found)
+    names = {f"{name}_{clients}" for name in FIGURES for clients in (1, 2)}
+    assert all(row["figures"].keys() == row["ratios"].keys() == names for row in found)
 
 
 def test_pipeline(tmp_path: Path) -> None:
