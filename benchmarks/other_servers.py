@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
+from random import sample
 from time import monotonic, perf_counter, sleep
 
 import psutil
@@ -146,7 +147,8 @@ def in_turn(starts: Mapping[str, Start], seconds: float) -> dict[str, Figures]:
             stack.callback(_signal, process, signal.SIGCONT)
             _signal(process, signal.SIGSTOP)
         while min(map(sum, latencies.values())) < seconds:
-            for name, (process, ask) in asking.items():
+            for name in sample(list(asking), len(asking)):  # none always follows the same one
+                process, ask = asking[name]
                 _signal(process, signal.SIGCONT)
                 for _ in range(UNCOUNTED):
                     ask()
@@ -159,7 +161,8 @@ def in_turn(starts: Mapping[str, Start], seconds: float) -> dict[str, Figures]:
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
     for each in (process, *process.children(recursive=True)):
-        each.send_signal(number)
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            each.send_signal(number)
 
 
 def _seconds(ask: Callable[[], bytes]) -> float:
