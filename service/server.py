@@ -1,6 +1,7 @@
 """Both servers in one process, until SIGTERM or SIGINT."""
 
 import asyncio
+import atexit
 import gc
 import ipaddress
 import logging
@@ -12,6 +13,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -109,7 +111,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Refuse new requests at once; a second SIGINT ends without waiting.
+        """Refuse new requests at once; a second SIGINT ends without waiting, with status 130.
 
         A second SIGTERM changes nothing: `make` and others forward a signal that the whole group received.
         """
@@ -155,10 +157,22 @@ def serve(settings: Settings) -> None:
         _warn_if_public(settings.host)
     # asyncio makes a socket on `::` IPv6 only
     sockets = [listen(settings.host, settings.http_port)] if is_any_ipv6(settings.host) else None
+    server = Server(app, settings)
     try:
-        Server(app, settings).run(sockets)
+        server.run(sockets)
     finally:
         record_answered()  # also those that a second SIGINT ended
+        if server.force_exit:
+            _exit_now()
+
+
+def _exit_now() -> NoReturn:
+    """Exit with the status of an interrupt and leave the runners as they are.
+
+    An ordinary exit ends their threads, and the process aborts when one is inside a network.
+    """
+    atexit._run_exitfuncs()
+    os._exit(128 + signal.SIGINT)
 
 
 def _ends_with_its_terminal() -> bool:

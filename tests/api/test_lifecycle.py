@@ -102,7 +102,7 @@ async def test_requests_that_a_second_interrupt_ends_are_recorded(launch: Launch
             service.process.send_signal(signal.SIGINT)
             await asyncio.sleep(0.05)
         await asyncio.gather(asked, return_exceptions=True)
-    await asyncio.to_thread(service.wait)
+    assert await asyncio.to_thread(service.wait) == 128 + signal.SIGINT
     assert len([line for line in service.log if line["message"] == "request"]) == 1
 
 
