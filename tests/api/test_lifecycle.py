@@ -343,8 +343,8 @@ def test_a_port_in_use_stops_start_up_with_one_line(tmp_path: Path, name: str) -
     assert f"POSE_{name.upper()}" in done.stderr
 
 
-def test_a_public_address_causes_a_warning(launch: Launch, service: Service) -> None:
-    exposed = launch(host="0.0.0.0")
+def test_a_public_address_causes_a_warning(launch: Launch) -> None:
+    private, exposed = launch(), launch(host="0.0.0.0")
     (warning,) = [line for line in exposed.log if line["level"] == "warning"]
     assert "0.0.0.0" in warning["message"]
-    assert not [line for line in service.log if line["level"] == "warning"]
+    assert not [line for line in private.log if line["level"] == "warning"]
