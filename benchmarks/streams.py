@@ -22,9 +22,10 @@ from lgm_pose_client import AsyncGrpcClient
 from lgm_pose_client.frames import Answer, Policy, StreamConfig, StreamFrame
 from lgm_pose_client.sources import open_source
 from lgm_pose_client.types import Options, Person, Poses
+from model.geometry import box_areas
+from model.keypoints import oks
 from service.core.image import decode
 from service.inference.pipeline import Pipeline, open_pipeline
-from service.streaming.tracking import box_areas, oks
 from service.types import InferenceInput
 from tests.support.service import Service, encode
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from model import detector
 from model.detector_dataset import SOURCE_WEIGHT
 from model.evaluate import MIN_BOX_SCORE, SERVED_SCORE, WEIGHTS, detect, estimate, served
-from model.geometry import Floats, letterbox
+from model.geometry import Floats, iou, letterbox
 from model.metrics import Scored
 from model.pose_dataset import read_data
 from model.predictors import PosePredictor, load_pose, torch_detector
@@ -64,8 +64,8 @@ def found(boxes: Floats, persons: Sequence[PersonAnnotation]) -> tuple[Bools, Bo
     """
     hits, counts = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
     taken: set[int] = set()
-    for index, box in enumerate(boxes):
-        overlaps = [_iou(box, person.box) for person in persons]
+    of_persons = np.array([person.box for person in persons], np.float32).reshape(-1, 4)
+    for index, overlaps in enumerate(iou(boxes, of_persons)):
         free = [
             n for n, o in enumerate(overlaps) if o >= FOUND_IOU and not persons[n].crowd and n not in taken
         ]
@@ -75,11 +75,6 @@ def found(boxes: Floats, persons: Sequence[PersonAnnotation]) -> tuple[Bools, Bo
         else:
             counts[index] = not any(o > 0.05 and p.crowd for o, p in zip(overlaps, persons, strict=True))
     return hits, counts
-
-
-def _iou(a: Floats, b: Floats) -> float:
-    shared = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
-    return float(shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared))
 
 
 def fit(scores: Floats, hits: Bools, persons: int) -> Calibration:

@@ -142,30 +142,38 @@ def _halved(image: Pixels) -> Pixels:
     return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def nms(boxes: Floats, scores: Floats, iou: float) -> npt.NDArray[np.intp]:
+def iou(a: Floats, b: Floats) -> Floats:
+    """Intersection over union (N, M) of boxes a (N, 4) with b (M, 4), each x1, y1, x2, y2."""
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = (high - low).clip(0).prod(-1)
+    union = box_areas(a)[:, None] + box_areas(b)[None] - common
+    return np.asarray(common / np.where(union > 0, union, 1), np.float32)
+
+
+def box_areas(boxes: Floats) -> Floats:
+    """Square pixels (N,) of boxes (N, 4)."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1), np.float32)
+
+
+def nms(boxes: Floats, scores: Floats, max_iou: float) -> npt.NDArray[np.intp]:
     """Indices kept by non-maximum suppression, sorted by descending score: no kept box overlaps a better one
-    by more than `iou`.
+    by more than `max_iou`.
 
     boxes: (N, 4) x1, y1, x2, y2; scores: (N,).
     """
     if not len(boxes):
         return np.zeros(0, np.intp)
     wh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxes(wh.tolist(), scores.tolist(), 0.0, iou)
+    kept = cv2.dnn.NMSBoxes(wh.tolist(), scores.tolist(), 0.0, max_iou)
     return np.asarray(kept, np.intp).reshape(-1)
 
 
-def average_boxes(boxes: Floats, scores: Floats, kept: npt.NDArray[np.intp], iou: float) -> Floats:
-    """The kept boxes (M, 4), each the mean of all boxes that overlap it by at least `iou`, weighted by score.
+def average_boxes(boxes: Floats, scores: Floats, kept: npt.NDArray[np.intp], min_iou: float) -> Floats:
+    """The kept boxes (M, 4), each the mean by score of the boxes that overlap it by at least `min_iou`.
 
     boxes: (N, 4) x1, y1, x2, y2; scores: (N,), those of kept boxes above 0; kept: (M,) indices.
     """
-    chosen = boxes[kept]
-    low, high = np.maximum(chosen[:, None, :2], boxes[:, :2]), np.minimum(chosen[:, None, 2:], boxes[:, 2:])
-    shared = (high - low).clip(0).prod(2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    overlap = shared / np.maximum(areas[kept, None] + areas - shared, 1e-9)
-    weights = np.where(overlap >= iou, scores, 0)
+    weights = np.where(iou(boxes[kept], boxes) >= min_iou, scores, 0)
     weights[np.arange(len(kept)), kept] = scores[kept]
     return np.asarray(weights @ boxes / weights.sum(1, keepdims=True), np.float32)
 

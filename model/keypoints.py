@@ -1,4 +1,5 @@
-"""Skeletons: names, edges, left-right pairs and OKS sigmas of a network's keypoints; the score of a pose.
+"""Skeletons: names, edges, left-right pairs and OKS sigmas of a network's keypoints; the score of a pose; the
+similarity of two poses.
 
 Sources: https://cocodataset.org/#format-data and #keypoints-eval; http://human-pose.mpi-inf.mpg.de.
 """
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 #: Keypoints below this score are not counted: they say nothing about a pose.
 MIN_KEYPOINT_SCORE = 0.2
@@ -86,10 +89,30 @@ MPII = Skeleton(
 )  # fmt: skip
 
 
-def keypoint_score(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def keypoint_score(scores: Floats) -> Floats:
     """Mean (...) of the keypoint scores (..., K) above MIN_KEYPOINT_SCORE; 0 where none is.
 
     COCO results are commonly rescored by it: the score of a pose is that of its box times this.
     """
     counted = scores > MIN_KEYPOINT_SCORE
     return np.asarray((scores * counted).sum(-1) / counted.sum(-1).clip(1), np.float32)
+
+
+def oks(a: Floats, b: Floats, areas: Floats, skeleton: Skeleton = COCO) -> Floats:
+    """Object keypoint similarity (N, M) of keypoints a (N, K, 3) with b (M, K, 3).
+
+    areas: (N,) square pixels of the persons of a. Each keypoint is weighted by the product of its two scores.
+    Source: https://cocodataset.org/#keypoints-eval.
+    """
+    variances = ((2 * np.array(skeleton.oks_sigmas)) ** 2).astype(np.float32)
+    squares = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(-1)
+    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * variances))
+    weights = oks_weights(a)[:, None] * oks_weights(b)[None]
+    total = weights.sum(-1)
+    return np.asarray((likeness * weights).sum(-1) / np.where(total > 0, total, 1), np.float32)
+
+
+def oks_weights(keypoints: Floats) -> Floats:
+    """The scores (..., K) of keypoints (..., K, 3), 0 below MIN_KEYPOINT_SCORE."""
+    scores = keypoints[..., 2]
+    return np.asarray(np.where(scores >= MIN_KEYPOINT_SCORE, scores, 0), np.float32)

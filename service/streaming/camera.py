@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.keypoints import COCO, Skeleton
+from model.geometry import box_areas
+from model.keypoints import COCO, Skeleton, oks
 from service.streaming.smoothing import Doubles, OneEuroFilter
-from service.streaming.tracking import BRIDGED_S, Track, Tracker, box_areas, oks
+from service.streaming.tracking import BRIDGED_S, Track, Tracker
 from service.types import Boxes, Person, TrackedPerson
 
 _SAME = 0.8  # OKS above which two boxes hold the same person

@@ -13,7 +13,8 @@ from itertools import count
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from model.keypoints import COCO, MIN_KEYPOINT_SCORE, Skeleton, keypoint_score
+from model.geometry import box_areas, iou
+from model.keypoints import COCO, Skeleton, keypoint_score, oks, oks_weights
 from service.types import Floats, Person
 
 BRIDGED_S = 1.5  # a longer occlusion ends a track
@@ -119,33 +120,6 @@ class Tracker:
         return Track(next(self._ids), box, keypoints, time, box, keypoints, score)
 
 
-def oks(a: Floats, b: Floats, areas: Floats, skeleton: Skeleton = COCO) -> Floats:
-    """Object keypoint similarity (N, M) of keypoints a (N, K, 3) with b (M, K, 3).
-
-    areas: (N,) square pixels of the persons of a. Each keypoint is weighted by the product of its two scores.
-    Source: https://cocodataset.org/#keypoints-eval.
-    """
-    variances = ((2 * np.array(skeleton.oks_sigmas)) ** 2).astype(np.float32)
-    squares = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(-1)
-    likeness = np.exp(-squares / (2 * np.maximum(areas, 1)[:, None, None] * variances))
-    weights = _weights(a)[:, None] * _weights(b)[None]
-    total = weights.sum(-1)
-    return np.asarray((likeness * weights).sum(-1) / np.where(total > 0, total, 1), np.float32)
-
-
-def iou(a: Floats, b: Floats) -> Floats:
-    """Intersection over union (N, M) of boxes a (N, 4) with b (M, 4), each x1, y1, x2, y2."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = (high - low).clip(0).prod(-1)
-    union = box_areas(a)[:, None] + box_areas(b)[None] - common
-    return np.asarray(common / np.where(union > 0, union, 1), np.float32)
-
-
-def box_areas(boxes: Floats) -> Floats:
-    """Square pixels (N,) of boxes (N, 4)."""
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1), np.float32)
-
-
 def _assign(tracks: Sequence[Track], persons: Sequence[Person], skeleton: Skeleton) -> dict[int, int]:
     """Index of a person -> index of its track, with the largest sum of similarities."""
     if not tracks or not persons:
@@ -163,7 +137,7 @@ def _assign(tracks: Sequence[Track], persons: Sequence[Person], skeleton: Skelet
 
 def _carry(box: Floats, before: Floats, after: Floats) -> tuple[Floats, bool]:
     """A box (4,) moved and scaled like its keypoints (K, 3), and whether the result is valid."""
-    weights = _weights(before) * _weights(after)
+    weights = oks_weights(before) * oks_weights(after)
     if np.count_nonzero(weights) < _FEWEST_COUNTED:
         return box, False
     weights = (weights / weights.sum())[:, None]
@@ -186,11 +160,6 @@ def _arrays(person: Person) -> tuple[Floats, Floats]:
 def _box_score(person: Person, keypoints: Floats) -> float:
     """The score of a person's box: the person's score without that of the keypoints."""
     return min(1.0, person.score / max(float(keypoint_score(keypoints[:, 2])), 1e-3))
-
-
-def _weights(keypoints: Floats) -> Floats:
-    scores = keypoints[..., 2]
-    return np.asarray(np.where(scores >= MIN_KEYPOINT_SCORE, scores, 0), np.float32)
 
 
 def _centre(box: Floats) -> Floats:

@@ -13,6 +13,7 @@ from model.geometry import (
     decode_simcc,
     encode_heatmaps,
     invert,
+    iou,
     letterbox,
     nms,
     transform,
@@ -262,3 +263,9 @@ def test_the_mirror_image_swaps_left_and_right() -> None:
     for left, right in FLIP_PAIRS:
         assert NAMES[left].startswith("left_") and NAMES[right] == NAMES[left].replace("left", "right")
         assert (FLIP_INDEX[left], FLIP_INDEX[right]) == (right, left)
+
+
+def test_iou() -> None:
+    a = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
+    np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], rtol=1e-6)

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, keypoint_score
+from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, keypoint_score, oks
 
 
 def test_a_pose_scores_the_mean_of_the_keypoints_that_count() -> None:
@@ -46,3 +46,16 @@ def test_a_skeleton_whose_parts_do_not_fit_is_refused(change: dict[str, Any], co
     Skeleton(**parts)
     with pytest.raises(ValueError, match=complaint):
         Skeleton(**{**parts, **change})
+
+
+def test_oks_equals_the_coco_definition() -> None:
+    """One person moved by known steps; all keypoints have score 0.9, the area is 4000."""
+    a = np.random.default_rng(0).uniform(0, 100, (1, 17, 3)).astype(np.float32)
+    a[0, :, 2] = 0.9
+    b = a.copy()
+    b[0, 0, 0] += 3  # the nose, sigma 0.026
+    b[0, 11, 1] += 10  # a hip, sigma 0.107
+    expected = (15 + np.exp(-9 / (8 * 0.026**2 * 4000)) + np.exp(-100 / (8 * 0.107**2 * 4000))) / 17
+    np.testing.assert_allclose(oks(a, b, np.array([4000], np.float32)), [[expected]], rtol=1e-5)
+    b[0, :, 2] = 0
+    assert oks(a, b, np.array([4000], np.float32)) == 0

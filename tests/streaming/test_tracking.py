@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from service.streaming.tracking import Tracker, iou, oks
+from service.streaming.tracking import Tracker
 from service.types import Person
 
 STEP_S = 0.1
@@ -155,21 +155,3 @@ def test_only_detections_start_tracks() -> None:
     ids(tracker, [person(100)], 0)
     assert ids(tracker, [person(400), person(101)], 1, detected=False) == [None, 1]
     assert ids(tracker, [person(400)], 2) == [2]
-
-
-def test_oks_equals_the_coco_definition() -> None:
-    """One person moved by known steps; all keypoints have score 1, the area is 40 x 100."""
-    a = np.array([person(100).keypoints], np.float32)
-    b = a.copy()
-    b[0, 0, 0] += 3  # the nose, sigma 0.026
-    b[0, 11, 1] += 10  # a hip, sigma 0.107
-    expected = (15 + np.exp(-9 / (8 * 0.026**2 * 4000)) + np.exp(-100 / (8 * 0.107**2 * 4000))) / 17
-    np.testing.assert_allclose(oks(a, b, np.array([4000], np.float32)), [[expected]], rtol=1e-5)
-    b[0, :, 2] = 0
-    assert oks(a, b, np.array([4000], np.float32)) == 0
-
-
-def test_iou() -> None:
-    a = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
-    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
-    np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0], [0, 0, 0]], rtol=1e-6)
