@@ -149,11 +149,12 @@ def f1_of_margins(
 def _f1_of_persons(
     samples: Sequence[Sample], detected: Sequence[Scored], poses: Sequence[Scored], factor: float
 ) -> float:
-    persons = [(boxes[: len(sure)], sure) for (boxes, _), (_, sure) in zip(detected, poses, strict=True)]
-    _, answers = served(detected, persons, factor)
-    orders = [np.argsort(-sure, kind="stable") for _, sure in answers]
-    ranked = [(boxes[order], sure[order]) for (boxes, sure), order in zip(answers, orders, strict=True)]
-    scores, hits, count = hits_of(ranked, samples)
+    _, returned = served(detected, poses, factor)
+    answers = [
+        (boxes[kept], sure[kept])
+        for (boxes, _), (_, sure), kept in zip(detected, poses, returned, strict=True)
+    ]
+    scores, hits, count = hits_of(answers, samples)
     return 2 * float(hits.sum()) / max(len(scores) + count, 1)
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
-from model.geometry import Floats
-from model.keypoints import keypoint_score
+from model.geometry import Floats, box_areas
+from model.keypoints import distinct, keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
@@ -123,7 +124,11 @@ def compare(
     }
     ours = detectors["ours"]
     margin = ours.metadata.box_margin if isinstance(ours, Detector) else 1.0
-    looked_at, answers = served(boxes["ours"], both["ours + ours"], margin)
+    looked_at, returned = served(boxes["ours"], both["ours + ours"], margin)
+    answers = [
+        (keypoints[kept], scores[kept])
+        for (keypoints, scores), kept in zip(both["ours + ours"], returned, strict=True)
+    ]
     as_served = _rows("keypoints, as served", keypoint_accuracy, complete, {"ours + ours": answers})
     for row in as_served:
         every = row["images"] == len(complete)
@@ -140,19 +145,20 @@ def compare(
 
 def served(
     detections: Sequence[Scored], poses: Sequence[Scored], margin: float
-) -> tuple[list[int], list[Scored]]:
-    """How many boxes of each photo the service looks at by default, and the poses that it gives.
+) -> tuple[list[int], list[npt.NDArray[np.intp]]]:
+    """How many boxes of each photo the service looks at by default, and the indices (N,) of those that it
+    returns as persons, sorted by descending score of the pose.
 
-    margin: the detector's. poses: of the first of each photo's boxes, in their order; keypoints may be any
-    array (N, ...) that belongs to them.
+    margin: the detector's. poses: of the first of each photo's boxes, in their order.
     """
-    looked_at, answers = [], []
-    for (_, scores), (keypoints, sure) in zip(detections, poses, strict=True):
-        boxes = int((scores[: len(sure)] >= margin * SERVED_SCORE).sum())
-        given = np.flatnonzero(sure[:boxes] >= SERVED_SCORE)
-        looked_at.append(boxes)
-        answers.append((keypoints[given], sure[given]))
-    return looked_at, answers
+    looked_at, returned = [], []
+    for (boxes, scores), (keypoints, sure) in zip(detections, poses, strict=True):
+        count = int((scores[: len(sure)] >= margin * SERVED_SCORE).sum())
+        order = np.argsort(-sure[:count], kind="stable")
+        order = order[sure[order] >= SERVED_SCORE]
+        looked_at.append(count)
+        returned.append(order[distinct(keypoints[order], box_areas(boxes[order]))])
+    return looked_at, returned
 
 
 def _rows(

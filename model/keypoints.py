@@ -13,6 +13,8 @@ Floats = npt.NDArray[np.float32]
 
 #: Keypoints below this score are not counted: they say nothing about a pose.
 MIN_KEYPOINT_SCORE = 0.2
+#: Poses of this OKS or a higher one are those of the same person.
+SAME_PERSON_OKS = 0.8
 
 NAMES: tuple[str, ...] = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear",
@@ -110,6 +112,20 @@ def oks(a: Floats, b: Floats, areas: Floats, skeleton: Skeleton = COCO) -> Float
     weights = oks_weights(a)[:, None] * oks_weights(b)[None]
     total = weights.sum(-1)
     return np.asarray((likeness * weights).sum(-1) / np.where(total > 0, total, 1), np.float32)
+
+
+def distinct(keypoints: Floats, areas: Floats, skeleton: Skeleton = COCO) -> npt.NDArray[np.intp]:
+    """Indices kept by non-maximum suppression of poses: none is of the same person as a better one.
+
+    keypoints: (N, K, 3), sorted by descending score; areas: (N,) square pixels of the persons.
+    Source: Papandreou et al., CVPR 2017, "OKS-based non maximum suppression".
+    """
+    alike = oks(keypoints, keypoints, areas, skeleton)
+    kept: list[int] = []
+    for index, of_index in enumerate(alike):
+        if not kept or of_index[kept].max() < SAME_PERSON_OKS:
+            kept.append(index)
+    return np.array(kept, np.intp)
 
 
 def oks_weights(keypoints: Floats) -> Floats:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.keypoints import keypoint_score
+from model.geometry import box_areas
+from model.keypoints import Skeleton, distinct, keypoint_score
 from model.topdown import Detector
 from service.types import Boxes, Floats, InferenceInput, Person
 
@@ -30,16 +31,19 @@ def _wanted(frame: InferenceInput, margin: float, boxes: Floats, scores: Floats)
     return Boxes(boxes[:count], scores[:count])
 
 
-def find_persons(frame: InferenceInput, detected: Boxes, keypoints: Floats) -> tuple[Person, ...]:
+def find_persons(
+    frame: InferenceInput, detected: Boxes, keypoints: Floats, skeleton: Skeleton
+) -> tuple[Person, ...]:
     """Persons of a frame, sorted by descending score, from its boxes and their keypoints (N, K, 3).
 
-    The score of a person is the score of the box times the score of the keypoints.
+    The score of a person is the score of the box times the score of the keypoints. Of several boxes in which
+    the keypoints are those of the same person, the one of the highest score is kept.
     """
-    scores = detected.scores * keypoint_score(keypoints[:, :, 2])
-    rounded = [round(score, 4) for score in scores.tolist()]
-    found = zip(detected.boxes, rounded, keypoints, strict=True)
-    persons = [_person(*each) for each in found if each[1] >= frame.options.min_score]
-    return tuple(sorted(persons, key=lambda person: -person.score))
+    scores = (detected.scores * keypoint_score(keypoints[:, :, 2])).astype(np.float64).round(4)
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= frame.options.min_score]
+    kept = order[distinct(keypoints[order], box_areas(detected.boxes[order]), skeleton)]
+    return tuple(_person(detected.boxes[i], float(scores[i]), keypoints[i]) for i in kept)
 
 
 def _person(box: Floats, score: float, keypoints: Floats) -> Person:

@@ -35,7 +35,9 @@ class Networks:
         between = perf_counter()
         images, boxes = [frame.image for frame in frames], [each.boxes for each in detected]
         keypoints = self._pose.estimate(images, boxes)
-        persons = [find_persons(*each) for each in zip(frames, detected, keypoints, strict=True)]
+        persons = [
+            find_persons(*each, self.skeleton) for each in zip(frames, detected, keypoints, strict=True)
+        ]
         end = perf_counter()
         return [
             InferenceResult(each, crops=len(boxes), detect=between - start, pose=end - between)

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.geometry import box_areas
-from model.keypoints import COCO, Skeleton, oks
+from model.keypoints import COCO, Skeleton
 from service.streaming.smoothing import Doubles, OneEuroFilter
 from service.streaming.tracking import BRIDGED_S, Track, Tracker
 from service.types import Boxes, Person, TrackedPerson
 
-_SAME = 0.8  # OKS above which two boxes hold the same person
 _FRAME_S = 0.04  # between frames whose timestamps do not grow
 
 
@@ -52,9 +51,8 @@ class Camera:
         detected: whether their boxes come from the detector, not from `boxes`.
         """
         self._given, self._time = time, self._since_first(time)
-        unique = _without_duplicates(persons, self._skeleton)
-        found = self._tracker.update(unique, self._time, detected=detected)
-        pairs = [(person, track) for person, track in zip(unique, found, strict=True) if track is not None]
+        found = self._tracker.update(persons, self._time, detected=detected)
+        pairs = [(person, track) for person, track in zip(persons, found, strict=True) if track is not None]
         lost = not detected and len(pairs) < len(self._seen)
         self._seen = [track for _, track in pairs]
         self._followed = 0 if detected else self._followed + 1
@@ -86,17 +84,3 @@ def _tracked(person: Person, track: Track, points: Doubles) -> Person:
     if track.track_id is None:
         return Person((x1, y1, x2, y2), person.score, keypoints)
     return TrackedPerson((x1, y1, x2, y2), person.score, keypoints, track.track_id)
-
-
-def _without_duplicates(persons: Sequence[Person], skeleton: Skeleton) -> list[Person]:
-    """The persons without duplicates of a person with a higher score; input sorted by descending score."""
-    if not persons:
-        return []
-    keypoints = np.array([person.keypoints for person in persons], np.float32)
-    areas = box_areas(np.array([person.bbox for person in persons], np.float32))
-    alike = oks(keypoints, keypoints, areas, skeleton)
-    kept: list[int] = []
-    for index in range(len(persons)):
-        if not kept or alike[index, kept].max() < _SAME:
-            kept.append(index)
-    return [persons[index] for index in kept]

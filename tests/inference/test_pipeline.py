@@ -11,10 +11,10 @@ import pytest
 
 from model.artefact import DetectorMetadata
 from model.geometry import letterbox
-from model.keypoints import NAMES
+from model.keypoints import COCO, NAMES
 from model.topdown import Detector
 from service.errors import ArtefactError
-from service.inference.persons import find_boxes
+from service.inference.persons import find_boxes, find_persons
 from service.inference.pipeline import Networks, Pipeline, open_pipeline
 from service.inference.runtime import OnnxSession
 from service.types import Boxes, Floats, Image, InferenceInput, Options
@@ -66,6 +66,18 @@ def test_a_box_is_in_pixels_of_the_image_and_inside_it(pipeline: Pipeline) -> No
     assert square.bbox == tuple(2 * edge for edge in BOX)
     (wide,) = pipeline.run([frame(scene(100, 160, [(50, 50)]))])[0].persons
     assert wide.bbox == (40, 10, 120, 100)
+
+
+def test_a_person_in_two_boxes_is_returned_once() -> None:
+    """The second box has the keypoints of the first one, and surer; the third has those of another person."""
+    keypoints = np.random.default_rng(0).uniform(10, 90, (3, 17, 3)).astype(np.float32)
+    keypoints[1] = keypoints[0] + 0.5
+    keypoints[:, :, 2] = np.array([[0.5], [0.9], [0.5]])
+    boxes = np.array([[0, 0, 100, 100], [0, 30, 100, 130], [5, 0, 100, 100]], np.float32)
+    detected = Boxes(boxes, np.array([0.9, 0.8, 0.7], np.float32))
+    persons = find_persons(frame(scene(200, 200, [])), detected, keypoints, COCO)
+    assert [person.bbox for person in persons] == [(0, 30, 100, 130), (5, 0, 100, 100)]
+    assert [person.score for person in persons] == [0.72, 0.35]
 
 
 def test_the_score_is_box_times_sure_keypoints_and_filters(pipeline: Pipeline) -> None:

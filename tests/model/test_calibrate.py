@@ -77,13 +77,16 @@ def test_the_statistics_of_batch_norm_are_those_of_the_photos_at_the_exported_si
 
 
 class Sure:
-    """Keypoints that all score `score`."""
+    """Keypoints in the middle of the box that all score `score`."""
 
     def __init__(self, score: float) -> None:
         self.score = score
 
     def estimate(self, images: Sequence[Pixels], boxes: Sequence[Floats]) -> list[Floats]:
-        return [np.full((len(each), 17, 3), self.score, np.float32) for each in boxes]
+        return [np.stack([self._pose(one) for one in each]) for each in boxes]
+
+    def _pose(self, one: Floats) -> Floats:
+        return np.tile(np.append((one[:2] + one[2:]) / 2, np.float32(self.score)), (17, 1))
 
 
 def detections(person_score: float, other_score: float) -> tuple[list[Sample], list[Scored]]:

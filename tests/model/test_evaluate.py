@@ -97,9 +97,18 @@ def test_person_boxes_are_measured_where_labels_are_complete(labelled: list[Samp
 def test_served_poses_and_estimated_boxes_are_distinguished() -> None:
     scores = np.array([0.9, 0.5, 0.31, 0.29, 0.1], np.float32)
     poses = np.arange(5 * 51, dtype=np.float32).reshape(5, 17, 3), scores * np.float32([0.5, 0.2, 0.7, 1, 1])
-    (boxes,), ((keypoints, sure),) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 2.0)
-    assert boxes == 3 and keypoints.tolist() == poses[0][[0, 2]].tolist()
-    np.testing.assert_allclose(sure, [0.45, 0.217], atol=1e-6)
+    (boxes,), (returned,) = served([(np.zeros((5, 4), np.float32), scores)], [poses], 2.0)
+    assert (boxes, returned.tolist()) == (3, [0, 2])
+
+
+def test_a_person_in_two_boxes_is_served_once() -> None:
+    keypoints = np.random.default_rng(0).uniform(0, 90, (17, 3))
+    poses = np.stack([keypoints, keypoints + 300, keypoints + 0.5]).astype(np.float32)
+    poses[:, :, 2] = 0.9
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    boxes = np.array([[0, 0, 90, 90], [300, 300, 390, 390], [0, 30, 90, 120]], np.float32)
+    _, (returned,) = served([(boxes, scores)], [(poses, scores * np.float32([0.8, 0.8, 0.95]))], 1.0)
+    assert returned.tolist() == [0, 1]
 
 
 def test_pckh_of_a_predictor() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, keypoint_score, oks
+from model.keypoints import COCO, FLIP_INDEX, MPII, Skeleton, distinct, keypoint_score, oks
 
 
 def test_a_pose_scores_the_mean_of_the_keypoints_that_count() -> None:
@@ -59,3 +59,17 @@ def test_oks_equals_the_coco_definition() -> None:
     np.testing.assert_allclose(oks(a, b, np.array([4000], np.float32)), [[expected]], rtol=1e-5)
     b[0, :, 2] = 0
     assert oks(a, b, np.array([4000], np.float32)) == 0
+
+
+def test_poses_of_one_person_are_kept_once() -> None:
+    """Poses in units of the size of the person: a step of 0.05 is the same person, one of 0.5 another one."""
+    pose = np.random.default_rng(0).uniform(0, 1, (17, 3)).astype(np.float32)
+    pose[:, 2] = 0.9
+    steps = np.array([0, 0.5, 0.05, 0.45, 0.1], np.float32)
+    poses = np.repeat(pose[None], len(steps), 0)
+    poses[:, :, 0] += steps[:, None]
+    for size in (1, 100):
+        scaled = poses * np.array([size, size, 1], np.float32)
+        areas = np.full(len(steps), size**2, np.float32)
+        assert distinct(scaled, areas).tolist() == [0, 1, 4]
+    assert distinct(poses[:0], np.zeros(0, np.float32)).tolist() == []

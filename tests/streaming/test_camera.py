@@ -1,9 +1,12 @@
 """The state of a camera between frames."""
 
+import numpy as np
 import pytest
 
+from model.keypoints import COCO
+from service.inference.persons import find_persons
 from service.streaming.camera import Camera
-from service.types import Person, TrackedPerson
+from service.types import Boxes, InferenceInput, Options, Person, TrackedPerson
 from tests.streaming.test_tracking import person
 
 
@@ -13,16 +16,14 @@ def test_two_tracks_of_one_person_are_merged_and_start_the_detector() -> None:
     given = camera.boxes(0.1)
     assert given is not None
     assert len(given.boxes) == 2
-    same = person(131)
-    found = camera.update([same, Person(person(100).bbox, 0.5, same.keypoints)], 0.1, detected=False)
+    same, other = person(131), person(100)
+    boxes = np.array([same.bbox, other.bbox], np.float32)
+    keypoints = np.array([same.keypoints] * 2, np.float32)
+    frame = InferenceInput(np.zeros((1, 1, 3), np.uint8), Options())
+    persons = find_persons(frame, Boxes(boxes, np.array([0.9, 0.5], np.float32)), keypoints, COCO)
+    found = camera.update(persons, 0.1, detected=False)
     assert [each.track_id for each in found if isinstance(each, TrackedPerson)] == [2]
     assert camera.boxes(0.2) is None
-
-
-def test_duplicate_detections_are_one_track() -> None:
-    camera = Camera(smoothing=False, detect_every=1)
-    assert len(camera.update([person(100), person(101)], 0.0, detected=True)) == 1
-    assert len(camera.update([person(100), person(115)], 0.1, detected=True)) == 2
 
 
 def test_an_uncertain_track_starts_the_detector() -> None:
