@@ -24,13 +24,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from model.baselines import MoveNetLightning, picodet, pp_tinypose, rtmdet
-from model.geometry import Floats, box_areas
-from model.keypoints import distinct, keypoint_score
+from model.geometry import Floats
+from model.keypoints import keypoint_score
 from model.metrics import Accuracy, Scored, box_accuracy, has_keypoints, keypoint_accuracy, pckh
 from model.pose_dataset import read_data
 from model.predictors import PersonPredictor, PosePredictor, load_detector, load_pose
 from model.samples import PersonAnnotation, Sample, kept_apart
-from model.topdown import Detector
+from model.topdown import Detector, select_persons
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -154,10 +154,8 @@ def served(
     looked_at, returned = [], []
     for (boxes, scores), (keypoints, sure) in zip(detections, poses, strict=True):
         count = int((scores[: len(sure)] >= margin * SERVED_SCORE).sum())
-        order = np.argsort(-sure[:count], kind="stable")
-        order = order[sure[order] >= SERVED_SCORE]
         looked_at.append(count)
-        returned.append(order[distinct(keypoints[order], box_areas(boxes[order]))])
+        returned.append(select_persons(boxes[:count], keypoints[:count], sure[:count], SERVED_SCORE))
     return looked_at, returned
 
 

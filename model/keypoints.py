@@ -118,8 +118,10 @@ def distinct(keypoints: Floats, areas: Floats, skeleton: Skeleton = COCO) -> npt
     """Indices kept by non-maximum suppression of poses: none is of the same person as a better one.
 
     keypoints: (N, K, 3), sorted by descending score; areas: (N,) square pixels of the persons.
-    Source: Papandreou et al., CVPR 2017, "OKS-based non maximum suppression".
+    Source: the keypoint-based NMS of Papandreou et al., CVPR 2017.
     """
+    if len(keypoints) < 2:
+        return np.arange(len(keypoints))
     alike = oks(keypoints, keypoints, areas, skeleton)
     kept: list[int] = []
     for index, of_index in enumerate(alike):

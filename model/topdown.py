@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from model.artefact import DetectorMetadata, PoseMetadata
 from model.geometry import (
     Floats,
     Pixels,
     average_boxes,
+    box_areas,
     box_to_affine,
     crop,
     decode_heatmaps,
@@ -23,6 +25,7 @@ from model.geometry import (
     nms,
     transform,
 )
+from model.keypoints import COCO, Skeleton, distinct
 
 #: Images (N, H, W, 3) of the network's input size -> its outputs, each float32 (N, ...): see model.artefact.
 Network = Callable[[Pixels], tuple[Floats, ...]]
@@ -47,6 +50,20 @@ def pose_input(image: Pixels, box: Floats, metadata: PoseMetadata) -> tuple[Pixe
     input."""
     affine = box_to_affine(box, metadata.input_size, metadata.crop_padding, metadata.alignment)
     return crop(image, affine, metadata.input_size), affine
+
+
+def select_persons(
+    boxes: Floats,
+    keypoints: Floats,
+    scores: npt.NDArray[np.floating],
+    min_score: float,
+    skeleton: Skeleton = COCO,
+) -> npt.NDArray[np.intp]:
+    """Indices of the boxes (N, 4) returned as persons, sorted by descending score (N,): of the boxes that
+    score at least min_score, each that has no keypoints (N, K, 3) of the same person as a better one."""
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= min_score]
+    return np.asarray(order[distinct(keypoints[order], box_areas(boxes[order]), skeleton)])
 
 
 @dataclass(frozen=True)

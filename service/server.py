@@ -115,7 +115,7 @@ class Server(uvicorn.Server):
 
         A second SIGTERM changes nothing: `make` and others forward a signal that the whole group received.
         """
-        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
         self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._drain)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.geometry import box_areas
-from model.keypoints import Skeleton, distinct, keypoint_score
-from model.topdown import Detector
+from model.keypoints import Skeleton, keypoint_score
+from model.topdown import Detector, select_persons
 from service.types import Boxes, Floats, InferenceInput, Person
 
 
@@ -40,9 +39,7 @@ def find_persons(
     the keypoints are those of the same person, the one of the highest score is kept.
     """
     scores = (detected.scores * keypoint_score(keypoints[:, :, 2])).astype(np.float64).round(4)
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= frame.options.min_score]
-    kept = order[distinct(keypoints[order], box_areas(detected.boxes[order]), skeleton)]
+    kept = select_persons(detected.boxes, keypoints, scores, frame.options.min_score, skeleton)
     return tuple(_person(detected.boxes[i], float(scores[i]), keypoints[i]) for i in kept)
 
 

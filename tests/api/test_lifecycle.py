@@ -99,8 +99,9 @@ async def test_requests_that_a_second_interrupt_ends_are_recorded(launch: Launch
         asked = asyncio.create_task(client.post("/v1/poses", files=[("image", photo)] * 60))
         await until(lambda: service.metric("pose_in_flight", api="rest") == 1)
         for _ in range(2):
-            service.process.send_signal(signal.SIGINT)
             await asyncio.sleep(0.05)
+            service.process.send_signal(signal.SIGINT)
+        service.process.send_signal(signal.SIGTERM)  # takes nothing back
         await asyncio.gather(asked, return_exceptions=True)
     assert await asyncio.to_thread(service.wait) == 128 + signal.SIGINT
     assert len([line for line in service.log if line["message"] == "request"]) == 1
