@@ -129,10 +129,11 @@ async def test_a_slow_body_gives_way_when_its_memory_is_needed(
     limits = {"max_body_bytes": 200_000, "body_memory_bytes": 400_000}
     service = launch(**limits, max_video_bytes=200_000, max_streams=2)
     with ExitStack() as stack:
-        slow = [stack.enter_context(closing(opened(service, path, kind, 200_000))) for _ in range(2)]
-        for each in slow:
-            each.sendall(b"\0" * 1000)
-        await until(lambda: service.metric("pose_in_flight", api=api) == 2)
+        slow = []
+        for count in (1, 2):  # one after the other: the oldest gives way
+            slow.append(stack.enter_context(closing(opened(service, path, kind, 200_000))))
+            slow[-1].sendall(b"\0" * 1000)
+            await until(lambda count=count: service.metric("pose_in_flight", api=api) == count)
         third = stack.enter_context(closing(opened(service, path, kind, 200_000)))
         third.sendall(b"\0" * 200_000)
         answered = await asyncio.to_thread(third.recv, 12)  # long before the slow ones are out of time

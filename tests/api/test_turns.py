@@ -1,9 +1,28 @@
-"""The order in which waiting requests get the memory for their bodies."""
+"""The order in which requests begin, and in which those that wait get the memory for their bodies."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
+import httpx
+
 from service.api.intake import Turns
+from service.app import create_app
+from service.config import Settings
+
+
+async def test_requests_begin_in_order_of_arrival() -> None:
+    """FastAPI calls plain functions in threads of AnyIO, which requests leave in any order."""
+    app = create_app(Settings(http_port=0, grpc_port=0))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http,
+    ):
+        for path, methods in app.openapi()["paths"].items():
+            for method in methods:
+                await http.request(method, path.format(model="lgm-pose", version="1"))
+        names = {each.name for each in threading.enumerate()}
+    assert not {name for name in names if name.startswith("AnyIO")}
 
 
 async def holder(turns: Turns, host: str, name: str, order: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over REST; proto/openinference.proto describes its tensors."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -108,11 +108,11 @@ class ModelMetadata:
     outputs: tuple[TensorMetadata, ...]
 
 
-def _known_model(model: _ModelName) -> None:
+async def _known_model(model: _ModelName) -> None:
     check_model(model)
 
 
-def _known_version(model: _ModelName, version: _Version) -> None:
+async def _known_version(model: _ModelName, version: _Version) -> None:
     check_model(model, version)
 
 
@@ -137,7 +137,9 @@ class OpenInferenceApi:
             router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
         app.include_router(router)
 
-    def _add_model(self, router: APIRouter, path: str, suffix: str, known: Callable[..., None]) -> None:
+    def _add_model(
+        self, router: APIRouter, path: str, suffix: str, known: Callable[..., Awaitable[None]]
+    ) -> None:
         """The routes of the model, with and without its version in the path."""
         common: dict[str, Any] = {"dependencies": [Depends(known)]}
         router.add_api_route(
