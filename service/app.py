@@ -37,6 +37,7 @@ from service.inference.cpu import available_cpus
 from service.inference.pipeline import open_pipeline
 from service.inference.reloadable import AnyPipeline, ReloadablePipeline
 from service.inference.runtime import Files
+from service.observability.access_log import record_answered
 from service.security.credentials import Security
 
 _CPU_BATCH = 2  # images that a processor takes at once: each then takes less time
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with grpc as app.state.grpc_port, security.watched():
             yield
         await core.close()
+        record_answered()
 
     app = FastAPI(
         title="LGM-Pose",

@@ -5,8 +5,11 @@ import json
 import logging
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
+from service.app import create_app
+from service.config import Settings
 from service.observability.access_log import observed, record_answered
 from service.observability.logs import JsonFormatter
 
@@ -58,3 +61,14 @@ async def test_a_log_line_has_the_time_of_the_answer(caplog: pytest.LogCaptureFi
     (line,) = (JsonFormatter().format(record) for record in caplog.records if record.message == "request")
     moment = datetime.fromisoformat(json.loads(line)["time"])
     assert before - timedelta(milliseconds=1) <= moment <= after  # a line has whole milliseconds
+
+
+async def test_the_application_records_all_requests_before_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever server runs it."""
+    caplog.set_level(logging.INFO)
+    app = create_app(Settings(http_port=0, grpc_port=0))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            answer = await http.post("/v1/poses", content=b"no image")
+    assert recorded(caplog) == [answer.headers["x-request-id"]]
