@@ -43,7 +43,7 @@ class TrainConfig:
     init: str = _option("", ".safetensors to start from: a network of ours, or folded MobileNetV2 blocks")
     teachers: str = _option("", "folder of PP-TinyPose (pose, optional) or RTMDet-nano (detector)")
     minutes: float = _option(0.0, "length of the whole run, with its resumed parts; 0: train for --epochs")
-    epochs: int = _option(0, "length of the run in passes over all data, whatever --share is, if --minutes is 0")
+    epochs: int = _option(0, "length in passes over all data, whatever --share is, if --minutes is 0")
     batch: int = _option(16, "images of a step")
     chunk: int = _option(
         0, "images that are run at once, with fixed statistics of BatchNorm; 0: those of a worker's part"
